@@ -1,0 +1,1 @@
+"""On the machine where the user types: reaches hosts, decides, records and shows."""

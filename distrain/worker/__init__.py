@@ -1,0 +1,1 @@
+"""Inside every task: the only code that imports TensorFlow and Keras."""
