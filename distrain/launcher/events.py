@@ -1,0 +1,49 @@
+"""What happened in a run, as values: the one kind of thing that `decide`, the sinks and `events.jsonl` all see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of `events.jsonl`. `time` is Unix seconds on the launcher's clock.
+
+    `kind` is one of the launcher's own (`run_started`, `host_opened`, `attempt_started`, `task_started`,
+    `task_exited`, `task_cleared`, `task_failed`, `stopping`, `run_ended`), the agent's (`usage`, `agent_note`), or whatever a
+    task said of itself (`phase`, `ready`, `started`, `progress`, `metrics`, `checkpoint`, `model`, `note`, `download`,
+    `failure`, `done`).
+    """
+
+    time: float
+    kind: str
+    attempt: int = 0
+    task: str | None = None
+    host: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "time": self.time,
+            "kind": self.kind,
+            "task": self.task,
+            "host": self.host,
+            "attempt": self.attempt,
+            **{key: value for key, value in self.data.items() if key not in _OWN},
+        }
+
+
+_OWN = frozenset({"time", "kind", "task", "host", "attempt"})
+
+
+class Sink(Protocol):
+    """Somewhere that events and output go. Called from the launcher's loop, so no call may wait for a reader."""
+
+    def event(self, event: Event) -> None: ...
+
+    def output(self, time: float, task: str, data: bytes) -> None:
+        """Raw bytes that `task` printed, in the order of arrival, cut anywhere."""
+
+    def close(self) -> None: ...
