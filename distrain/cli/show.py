@@ -1,0 +1,50 @@
+"""What commands print on stdout beside the sinks: versions, a plan, a summary."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+from importlib import metadata
+
+import click
+
+import distrain
+from distrain.job.plan import Plan
+from distrain.launcher.run import RunResult
+
+
+def version_line() -> str:
+    """distrain, Python, TensorFlow and Keras, without importing the latter two."""
+    parts = [f"distrain {distrain.__version__}", f"Python {platform.python_version()}"]
+    for package, title in (("tensorflow", "TensorFlow"), ("keras", "Keras")):
+        try:
+            parts.append(f"{title} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            parts.append(f"{title} not installed")
+    return ", ".join(parts)
+
+
+def plan(plan: Plan, *, as_json: bool) -> None:
+    """Every task with its host, command and environment, as it would start."""
+    if as_json:
+        click.echo(json.dumps({"format": 1, **plan.to_json()}, indent=2))
+        return
+    for index, task in enumerate(plan.to_json()["tasks"]):
+        if index:
+            click.echo()
+        click.secho(str(task["task"]), bold=True)
+        for key, value in task.items():
+            if key == "argv":
+                click.echo(f"  command: {shlex.join(value)}")
+            elif key == "TF_CONFIG":
+                click.echo(f"  TF_CONFIG: {json.dumps(value)}")
+            elif key == "env":
+                for name, text in value.items():
+                    click.echo(f"  env {name}={text}")
+            elif key not in ("task", "assignment"):
+                click.echo(f"  {key}: {value}")
+
+
+def summary(result: RunResult) -> None:
+    click.echo(json.dumps(result.summary, indent=2))

@@ -1,0 +1,468 @@
+"""The only place that decides: `decide(state, event) -> (state, actions)`, pure, on frozen values.
+
+Owns what a run's events mean: when tasks may start, what counts as a failure, which failure was the cause, when to
+stop and when it is over. Does nothing itself: `run` carries the actions out and feeds back what happens. Time is read
+from the events alone, so that a scripted history replays exactly.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from distrain.errors import EXIT_HOST, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TASK_FAILED, EXIT_USAGE
+from distrain.launcher.events import Event
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient a run is.
+
+    `settle_s`: how long a failure that looks like a consequence waits for its cause to be heard of, and a failure for
+    its exit code. `overdue_s`: how long tasks may take to be ready before what is missing is said, and again.
+    """
+
+    failure_grace_s: float = 3.0
+    stop_grace_s: float = 8.0
+    finish_grace_s: float = 10.0
+    settle_s: float = 0.4
+    overdue_s: float = 30.0
+    start_timeout_s: float = 900.0
+
+
+class Phase(StrEnum):
+    OPENING = "opening"
+    RUNNING = "running"
+    FINISHING = "finishing"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What is known of one task. `serves`: it waits for others (a ps) and is stopped when the chief is done."""
+
+    name: str
+    host: str
+    serves: bool = False
+    doing: str = "waiting for its host"
+    ready: bool = False
+    done: bool = False
+    exited: bool = False
+    cleared: bool = False
+    failure: Mapping[str, Any] | None = None
+    """What the task said of its own failure, before it exited."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task's end that nobody asked for. `cause` False: it looks like what a peer's failure does to the others."""
+
+    time: float
+    task: str | None
+    host: str | None
+    attempt: int
+    kind: str
+    message: str
+    exit_code: int | None = None
+    signal: str | None = None
+    log_tail: tuple[str, ...] = ()
+    where: str | None = None
+    cause: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """`summary.json`'s `first_failure`."""
+        return {
+            "task": self.task,
+            "host": self.host,
+            "attempt": self.attempt,
+            "kind": self.kind,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "message": self.message,
+            "where": self.where,
+            "log_tail": list(self.log_tail),
+        }
+
+
+@dataclass(frozen=True)
+class State:
+    policy: Policy
+    chief: str
+    tasks: Mapping[str, TaskState]
+    hosts: frozenset[str]
+    attempt: int = 1
+    phase: Phase = Phase.OPENING
+    began: float = 0.0
+    hosts_prepared: frozenset[str] = frozenset()
+    hosts_lost: frozenset[str] = frozenset()
+    failures: tuple[Failure, ...] = ()
+    failure_told: bool = False
+    stopped_by: int | None = None
+    overdue_told: float = 0.0
+    deadline: float | None = None
+    """When the last word asked of the tasks (to finish, to stop) must have been heeded."""
+
+    @property
+    def first_failure(self) -> Failure | None:
+        """The earliest failure that is not a mere consequence; failing that, the earliest."""
+        return min(self.failures, key=lambda failure: (not failure.cause, failure.time), default=None)
+
+    @property
+    def outcome(self) -> str:
+        """`summary.json`'s `state`, once the run has ended."""
+        if self.stopped_by is not None:
+            return "stopped"
+        return "failed" if self.failures else "succeeded"
+
+    @property
+    def exit_code(self) -> int:
+        if self.stopped_by is not None:
+            return EXIT_SIGINT if self.stopped_by == signal.SIGINT else EXIT_SIGTERM
+        if self.first_failure is None:
+            return EXIT_OK
+        return {"job": EXIT_USAGE, "host": EXIT_HOST}.get(self.first_failure.kind, EXIT_TASK_FAILED)
+
+
+# ---- actions
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something for `run` to do."""
+
+
+@dataclass(frozen=True)
+class StartTasks(Action):
+    """Every host is prepared: make the plan and start all tasks."""
+
+
+@dataclass(frozen=True)
+class Stop(Action):
+    """TERM now, KILL `grace_s` later. Empty `tasks`: all."""
+
+    tasks: tuple[str, ...] = ()
+    grace_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tell(Action):
+    """Put an event of the launcher's own before the sinks."""
+
+    kind: str
+    task: str | None = None
+    host: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Abandon(Action):
+    """Close the connection to every host now: the agents end what is left."""
+
+
+@dataclass(frozen=True)
+class End(Action):
+    """Nothing is left to wait for."""
+
+
+Decision = tuple[State, tuple[Action, ...]]
+
+CONSEQUENCES = (
+    "UnavailableError",
+    "AbortedError",
+    "CancelledError",
+    "DeadlineExceededError",
+    "CoordinationService",
+    "Connection reset by peer",
+    "Collective ops is aborted",
+)
+"""What TensorFlow says in a task whose peer is gone."""
+
+
+def begin(tasks: Iterable[TaskState], chief: str, *, time: float, policy: Policy | None = None) -> State:
+    """The state of a run whose hosts are being opened."""
+    by_name = {task.name: task for task in tasks}
+    return State(
+        policy=policy or Policy(),
+        chief=chief,
+        tasks=by_name,
+        hosts=frozenset(task.host for task in by_name.values()),
+        began=time,
+        overdue_told=time,
+    )
+
+
+def decide(state: State, event: Event) -> Decision:
+    """What `event` changes and what is to be done about it."""
+    if state.phase is Phase.ENDED:
+        return state, ()
+    handle = _HANDLERS.get(event.kind)
+    state, actions = handle(state, event) if handle else (state, ())
+    state, told = _tell_failure(state, event.time)
+    state, ended = _end_if_over(state)
+    return state, (*actions, *told, *ended)
+
+
+# ---- hosts
+
+
+def _host_prepared(state: State, event: Event) -> Decision:
+    assert event.host is not None
+    state = replace(state, hosts_prepared=state.hosts_prepared | {event.host})
+    if state.phase is Phase.OPENING and state.hosts_prepared == state.hosts:
+        tasks = {name: replace(task, doing="starting") for name, task in state.tasks.items()}
+        return replace(state, phase=Phase.RUNNING, tasks=tasks), (StartTasks(),)
+    return state, ()
+
+
+def _host_lost(state: State, event: Event) -> Decision:
+    """The connection to a host is gone; its agent ends what it had. Nothing more will be heard of its tasks."""
+    assert event.host is not None
+    tasks = {
+        name: replace(task, exited=True, cleared=True) if task.host == event.host else task
+        for name, task in state.tasks.items()
+    }
+    lost = replace(state, tasks=tasks, hosts_lost=state.hosts_lost | {event.host})
+    if state.phase is Phase.STOPPING:
+        return lost, ()
+    failure = Failure(
+        time=event.time,
+        task=None,
+        host=event.host,
+        attempt=state.attempt,
+        kind="host",
+        message=event.data.get("message", f"the connection to {event.host} was lost"),
+    )
+    return _fail(lost, failure)
+
+
+# ---- tasks
+
+
+def _changed(state: State, event: Event, **changes: Any) -> State:
+    assert event.task is not None
+    tasks = {**state.tasks, event.task: replace(state.tasks[event.task], **changes)}
+    return replace(state, tasks=tasks)
+
+
+def _task_started(state: State, event: Event) -> Decision:
+    return _changed(state, event, doing="started"), ()
+
+
+def _phase(state: State, event: Event) -> Decision:
+    return _changed(state, event, doing=str(event.data.get("phase"))), ()
+
+
+def _ready(state: State, event: Event) -> Decision:
+    return _changed(state, event, ready=True, doing="ready"), ()
+
+
+def _progress(state: State, event: Event) -> Decision:
+    assert event.task is not None
+    if state.tasks[event.task].doing == "training":
+        return state, ()
+    return _changed(state, event, doing="training"), ()
+
+
+def _done(state: State, event: Event) -> Decision:
+    return _changed(state, event, done=True, doing="done"), ()
+
+
+def _failure(state: State, event: Event) -> Decision:
+    """A task says that it is failing. Its exit follows and decides; if it hangs instead, `_tick` does not wait."""
+    assert event.task is not None
+    if state.phase is Phase.STOPPING and not state.failures:
+        return state, ()
+    state = _changed(state, event, failure={**event.data, "time": event.time}, doing="failing")
+    return _fail(state, _failure_of(state, event, exit_code=None, signal_name=None))
+
+
+def _task_exited(state: State, event: Event) -> Decision:
+    assert event.task is not None
+    before = state.tasks[event.task]
+    state = _changed(state, event, exited=True, doing="ended")
+    exit_code, signal_name = event.data.get("exit_code"), event.data.get("signal")
+    if before.failure is not None:
+        failures = tuple(
+            replace(failure, exit_code=exit_code, signal=signal_name, log_tail=_tail(event) or failure.log_tail)
+            if failure.task == event.task
+            else failure
+            for failure in state.failures
+        )
+        return replace(state, failures=failures), ()
+    if state.phase is Phase.STOPPING:
+        return state, ()
+    if state.phase is Phase.FINISHING and (exit_code == 0 or before.serves):
+        return state, ()
+    if exit_code == 0 and before.done:
+        return _finish(state, event.time) if event.task == state.chief else (state, ())
+    return _fail(state, _failure_of(state, event, exit_code=exit_code, signal_name=signal_name))
+
+
+def _task_cleared(state: State, event: Event) -> Decision:
+    return _changed(state, event, cleared=True), ()
+
+
+def _tail(event: Event) -> tuple[str, ...]:
+    return tuple(event.data.get("log_tail", ()))
+
+
+def _failure_of(state: State, event: Event, *, exit_code: int | None, signal_name: str | None) -> Failure:
+    assert event.task is not None
+    task = state.tasks[event.task]
+    said = task.failure
+    if said is not None:
+        kind, message = ("job" if said.get("job_error") else "exception"), str(said.get("message"))
+    elif event.data.get("message"):
+        kind, message = "start", str(event.data["message"])
+    elif signal_name is not None:
+        kind, message = "signal", f"killed by {signal_name}"
+    elif exit_code == 0:
+        kind, message = "early_exit", "ended with exit code 0 before its work was done"
+    else:
+        kind, message = "exit", f"exited with code {exit_code}"
+    tail = _tail(event)
+    # A task whose peer is gone may also abort inside TensorFlow: SIGABRT, or exit code 1, with that as its last words.
+    hints = message if said is not None else "\n".join(tail)
+    aborted = said is not None or signal_name == "SIGABRT" or exit_code == 1
+    return Failure(
+        time=event.time,
+        task=event.task,
+        host=task.host,
+        attempt=state.attempt,
+        kind=kind,
+        message=message,
+        exit_code=exit_code,
+        signal=signal_name,
+        log_tail=tail,
+        where=said.get("where") if said is not None else None,
+        cause=not (aborted and any(word in hints for word in CONSEQUENCES)),
+    )
+
+
+# ---- ending
+
+
+def _fail(state: State, failure: Failure) -> Decision:
+    if state.phase is Phase.FINISHING and not failure.cause:
+        # The chief has what was wanted and is gone: its peers may say so in this way while they end.
+        return state, ()
+    state = replace(state, failures=(*state.failures, failure))
+    if state.phase is Phase.STOPPING:
+        told = state.failure_told and state.stopped_by is None
+        return state, (_consequence(failure),) if told else ()
+    if not state.tasks or all(task.cleared for task in state.tasks.values()):
+        return replace(state, phase=Phase.STOPPING), ()
+    return state, ()
+
+
+def _consequence(failure: Failure) -> Tell:
+    return Tell("consequence", failure.task, failure.host, {"message": failure.message})
+
+
+def _tell_failure(state: State, time: float) -> Decision:
+    """Name the first failure once it is known well enough, and stop the peers."""
+    first = state.first_failure
+    if first is None or state.failure_told or state.stopped_by is not None:
+        return state, ()
+    waited = time - min(failure.time for failure in state.failures) >= state.policy.settle_s
+    task = state.tasks.get(first.task or "")
+    complete = first.cause and (task is None or task.exited)
+    if not (waited or complete):
+        return state, ()
+    others = tuple(_consequence(failure) for failure in state.failures if failure is not first)
+    grace_s = state.policy.failure_grace_s
+    stopping = replace(state, failure_told=True, phase=Phase.STOPPING, deadline=time + grace_s)
+    subject = first.task or first.host
+    return stopping, (
+        Tell("task_failed", first.task, first.host, first.to_json()),
+        *others,
+        Tell("stopping", data={"reason": f"{subject} failed", "grace_s": grace_s}),
+        Stop(grace_s=grace_s),
+    )
+
+
+def _finish(state: State, time: float) -> Decision:
+    """The chief is done: stop those that serve, and let the others end by themselves, for a while."""
+    state = replace(state, phase=Phase.FINISHING, deadline=time + state.policy.finish_grace_s)
+    serving = tuple(task.name for task in state.tasks.values() if task.serves and not task.exited)
+    if not serving:
+        return state, ()
+    return state, (Stop(serving, grace_s=state.policy.failure_grace_s),)
+
+
+def _signal(state: State, event: Event) -> Decision:
+    """Ctrl-C or SIGTERM: once, with grace; again, at once."""
+    number = int(event.data["number"])
+    if state.stopped_by is None and not state.failure_told:
+        grace_s = state.policy.stop_grace_s
+        reason = f"stopped by {signal.Signals(number).name}"
+        if number == signal.SIGINT:
+            reason += "; press Ctrl-C again to stop at once"
+    else:
+        grace_s, reason = 0.0, "stopping at once"
+    stopped_by = state.stopped_by if state.stopped_by is not None or state.failure_told else number
+    opening = state.phase is Phase.OPENING
+    state = replace(state, phase=Phase.STOPPING, stopped_by=stopped_by, deadline=event.time + grace_s)
+    if opening:
+        state = replace(state, tasks={name: replace(task, cleared=True) for name, task in state.tasks.items()})
+    return state, (Tell("stopping", data={"reason": reason, "grace_s": grace_s}), Stop(grace_s=grace_s))
+
+
+def _tick(state: State, event: Event) -> Decision:
+    """Time passes: overdue tasks are named, deadlines end waits."""
+    now = event.time
+    if state.phase in (Phase.OPENING, Phase.RUNNING) and not all(task.ready for task in state.tasks.values()):
+        return _overdue(state, now)
+    if state.phase is Phase.FINISHING and state.deadline is not None and now >= state.deadline:
+        late = [task.name for task in state.tasks.values() if not task.cleared]
+        grace_s = state.policy.failure_grace_s
+        reason = f"{', '.join(late)} did not end after the chief"
+        state = replace(state, phase=Phase.STOPPING, deadline=now + grace_s)
+        return state, (Tell("stopping", data={"reason": reason, "grace_s": grace_s}), Stop(grace_s=grace_s))
+    if state.phase is Phase.STOPPING and state.deadline is not None and now >= state.deadline + 5.0:
+        # The agents should have killed everything by now; a closed connection makes them, or their guards, do it.
+        tasks = {name: replace(task, exited=True, cleared=True) for name, task in state.tasks.items()}
+        return replace(state, tasks=tasks, deadline=None), (Abandon(),)
+    return state, ()
+
+
+def _overdue(state: State, now: float) -> Decision:
+    missing = [task for task in state.tasks.values() if not task.ready]
+    what = ", ".join(f"{task.name} on {task.host} ({task.doing})" for task in missing)
+    if now - state.began >= state.policy.start_timeout_s:
+        first = missing[0]
+        message = f"not ready after {state.policy.start_timeout_s:g} s: waiting for {what}"
+        failure = Failure(now, first.name, first.host, state.attempt, "start_timeout", message)
+        return _fail(state, failure)
+    if now - state.overdue_told < state.policy.overdue_s:
+        return state, ()
+    message = f"waiting for {what}, {now - state.began:.0f} s after the start"
+    return replace(state, overdue_told=now), (Tell("note", data={"level": "info", "message": message}),)
+
+
+def _end_if_over(state: State) -> Decision:
+    if state.phase is Phase.ENDED or not all(task.cleared for task in state.tasks.values()):
+        return state, ()
+    if state.failures and not state.failure_told and state.stopped_by is None:
+        return state, ()
+    return replace(state, phase=Phase.ENDED), (End(),)
+
+
+_HANDLERS = {
+    "host_prepared": _host_prepared,
+    "host_lost": _host_lost,
+    "task_started": _task_started,
+    "phase": _phase,
+    "ready": _ready,
+    "progress": _progress,
+    "done": _done,
+    "failure": _failure,
+    "task_exited": _task_exited,
+    "task_cleared": _task_cleared,
+    "signal": _signal,
+    "tick": _tick,
+}
