@@ -19,7 +19,7 @@ SET = click.option(
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if not wanted:
         return
-    from distrain.cli.show import version_line
+    from distrain.cli.version import version_line
 
     click.echo(version_line())
     context.exit()

@@ -1,28 +1,14 @@
-"""What commands print on stdout beside the sinks: versions, a plan, a summary."""
+"""What commands print on stdout beside the sinks: a plan, a summary."""
 
 from __future__ import annotations
 
 import json
-import platform
 import shlex
-from importlib import metadata
 
 import click
 
-import distrain
 from distrain.job.plan import Plan
 from distrain.launcher.run import RunResult
-
-
-def version_line() -> str:
-    """distrain, Python, TensorFlow and Keras, without importing the latter two."""
-    parts = [f"distrain {distrain.__version__}", f"Python {platform.python_version()}"]
-    for package, title in (("tensorflow", "TensorFlow"), ("keras", "Keras")):
-        try:
-            parts.append(f"{title} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            parts.append(f"{title} not installed")
-    return ", ".join(parts)
 
 
 def plan(plan: Plan, *, as_json: bool) -> None:

@@ -1,0 +1,50 @@
+"""A task of distrain's own worker: reads its assignment from standard input, carries it out, says how it ended.
+
+Exit codes: 0 done, 1 something failed (with a traceback), 2 the job is at fault (a sentence).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+from distrain.worker.assignment import Assignment, read_assignment
+from distrain.worker.refusal import Refusal
+from distrain.worker.telemetry import Events
+
+
+def main() -> int:
+    """Carry out the assignment on standard input; the code to exit with. Every exception is told here."""
+    events = Events.from_environment()
+    try:
+        assignment = read_assignment(sys.stdin.read())
+        for path in reversed(assignment.import_paths):
+            if path not in sys.path:
+                sys.path.insert(0, path)
+        _carry_out(assignment, events)
+    except Refusal as refusal:
+        events.failure(refusal)
+        print(f"error: {refusal}", file=sys.stderr, flush=True)
+        return 2
+    except Exception as error:  # noqa: BLE001 - the last stop: whatever the user's code raises is told and ends the task
+        events.failure(error)
+        traceback.print_exception(error)
+        sys.stderr.flush()
+        return 1
+    return 0
+
+
+def _carry_out(assignment: Assignment, events: Events) -> None:
+    events.phase("importing TensorFlow")
+    from distrain.worker.strategies import carry_out
+
+    carry_out(assignment, events)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    code = main()
+    sys.stdout.flush()
+    # TensorFlow's threads may hang or abort in the interpreter's teardown; everything of ours is flushed and closed.
+    os._exit(code)

@@ -1,0 +1,72 @@
+"""Reads an `.npz` file of training and validation arrays. Nothing in the file is executed (no pickles)."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distrain.worker.examples import Dataset, Pixels, classes_in, in_memory, shape_of
+from distrain.worker.refusal import Refusal
+
+VALIDATION_PAIRS = (("x_test", "y_test"), ("x_val", "y_val"))
+
+
+def load(path: str | None) -> Dataset:
+    """`x_train` and `y_train`, and for validation `x_test` and `y_test`, or else `x_val` and `y_val`, if there are any.
+
+    An x of uint8 is pixels: scaled to [0, 1], and given a channel axis if its examples have two axes. Any other x is
+    left as it is, save that float64 becomes float32. The number of classes is told by integer labels (the largest plus
+    one) or one-hot ones.
+
+    Raises:
+        Refusal: no such file, not an npz, an array is missing, or arrays do not fit each other.
+    """
+    if path is None:
+        raise Refusal("dataset npz needs dataset.path: the .npz file that holds x_train and y_train")
+    file = Path(path).expanduser()
+    arrays = _arrays(file)
+    has = f"{file} has {', '.join(sorted(arrays)) or 'no arrays'}"
+    for name in ("x_train", "y_train"):
+        if name not in arrays:
+            raise Refusal(f"{has}: {name} is missing")
+    train = _split(arrays["x_train"], arrays["y_train"], f"{file}: train")
+    validation = None
+    for x_name, y_name in VALIDATION_PAIRS:
+        if (x_name in arrays) != (y_name in arrays):
+            raise Refusal(f"{has}: {x_name} and {y_name} come together or not at all")
+        if x_name in arrays and validation is None:
+            validation = _split(arrays[x_name], arrays[y_name], f"{file}: {x_name.removeprefix('x_')}")
+    if validation is not None and (train.x.shape[1:], train.x.dtype) != (validation.x.shape[1:], validation.x.dtype):
+        raise Refusal(
+            f"{file}: training examples are {train.x.dtype}{list(train.x.shape[1:])} but validation examples "
+            f"{validation.x.dtype}{list(validation.x.shape[1:])}"
+        )
+    labels = [train.y] if validation is None else [train.y, validation.y]
+    return Dataset(train, validation, shape_of(train), classes_in(*labels))
+
+
+def _split(x: np.ndarray, y: np.ndarray, what: str) -> Any:
+    return in_memory(x, y, what, Pixels(255) if x.dtype == np.uint8 and x.ndim > 1 else None)
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    wanted = {"x_train", "y_train", *(name for pair in VALIDATION_PAIRS for name in pair)}
+    try:
+        if file.stat().st_size == 0:
+            raise Refusal(f"{file} is empty")
+        if not zipfile.is_zipfile(file):
+            raise Refusal(f"{file} is not an .npz file: make one with numpy.savez(file, x_train=…, y_train=…)")
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files if name in wanted}
+    except OSError as error:
+        raise Refusal(f"{file} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise Refusal(f"{file} holds Python objects, which are not read: save arrays of numbers") from error
+        raise Refusal(f"{file} is damaged: {error}") from error
+    except (EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise Refusal(f"{file} is damaged: {error or type(error).__name__}") from error

@@ -1,0 +1,112 @@
+"""What a task says of itself: one JSON object a line, on a file descriptor of its own, never among what it prints.
+
+Owns the writing and the rates. What the kinds mean is in docs/architecture.md; reading them is the agent's part.
+Nothing here raises into training: without a reader, events are dropped. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from distrain.wire import EVENTS_FD_VARIABLE
+from distrain.worker.refusal import Refusal
+
+PROGRESS_INTERVAL_S = 0.25
+METRICS_INTERVAL_S = 0.1
+
+_OWN_CODE = str(Path(__file__).parent.parent) + os.sep
+_NOT_THE_USERS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", "<")
+
+
+class Events:
+    """A stream of events, safe to use from every thread."""
+
+    def __init__(self, descriptor: int | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._descriptor = descriptor
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._sent_at: dict[str, float] = {}
+
+    @classmethod
+    def from_environment(cls) -> Events:
+        """The stream that the agent opened; one that drops everything when there is no agent."""
+        text = os.environ.get(EVENTS_FD_VARIABLE, "")
+        if not text.isdigit():
+            return cls(None)
+        try:
+            os.set_inheritable(int(text), False)
+        except OSError:
+            return cls(None)
+        return cls(int(text))
+
+    def send(self, kind: str, **data: Any) -> None:
+        """Write one event now. Values that JSON does not know are written as their text, NaN and infinities as null."""
+        if self._descriptor is None:
+            return
+        line = json.dumps({"kind": kind, **_plain(data)}, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._descriptor, line) :]
+            except OSError:
+                self._descriptor = None
+
+    def send_at_most(self, interval_s: float, kind: str, **data: Any) -> None:
+        """Write the event unless one of this kind was sent through here less than `interval_s` ago."""
+        now = self._clock()
+        if now - self._sent_at.get(kind, -math.inf) >= interval_s:
+            self._sent_at[kind] = now
+            self.send(kind, **data)
+
+    def phase(self, phase: str) -> None:
+        self.send("phase", phase=phase)
+
+    def note(self, message: str, level: str = "info") -> None:
+        self.send("note", level=level, message=message)
+
+    def failure(self, error: BaseException) -> None:
+        """Say why the task ends: a Refusal is told by its sentence alone, anything else with its traceback."""
+        if isinstance(error, Refusal):
+            self.send("failure", message=str(error), traceback="", where=users_frame(error), job_error=True)
+            return
+        lines = traceback.format_exception_only(error)
+        message = next((line for line in lines if not line.startswith(" ")), lines[0]).strip().split("\n")[0]
+        text = "".join(traceback.format_exception(error))
+        self.send("failure", message=message, traceback=text, where=users_frame(error), job_error=False)
+
+
+def users_frame(error: BaseException) -> str | None:
+    """`file:line` of the innermost frame in the user's own code; None when no frame of `error` is there."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not _is_library(file):
+            found = f"{file}:{line}"
+    return found
+
+
+def _is_library(file: str) -> bool:
+    return file.startswith((_OWN_CODE, sys.base_prefix + os.sep + "lib")) or any(part in file for part in _NOT_THE_USERS)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str | bool | int | None):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,290 @@
+"""Scripted histories against `decide`, with times of their own and no process."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from distrain.launcher.events import Event
+from distrain.launcher.supervise import (
+    Abandon,
+    Action,
+    End,
+    Policy,
+    StartTasks,
+    State,
+    Stop,
+    TaskState,
+    Tell,
+    begin,
+    decide,
+)
+
+POLICY = Policy(failure_grace_s=3, stop_grace_s=8, finish_grace_s=10, settle_s=0.4, overdue_s=30, start_timeout_s=900)
+
+
+class History:
+    """Feeds events one by one and keeps what was decided, each action with its time."""
+
+    def __init__(self, *tasks: TaskState, chief: str) -> None:
+        self.state: State = begin(tasks, chief, time=0.0, policy=POLICY)
+        self.actions: list[tuple[float, Action]] = []
+
+    def at(self, time: float, kind: str, task: str | None = None, host: str | None = None, **data: Any) -> History:
+        self.state, actions = decide(self.state, Event(time, kind, 1, task, host, data))
+        self.actions += [(time, action) for action in actions]
+        return self
+
+    def running(self) -> History:
+        for host in sorted(self.state.hosts):
+            self.at(1.0, "host_prepared", host=host)
+        for task in self.state.tasks:
+            self.at(1.5, "task_started", task, pid=1)
+        for task in self.state.tasks:
+            self.at(3.0, "ready", task)
+        self.actions.clear()
+        return self
+
+    def cleared(self, time: float) -> History:
+        for task in self.state.tasks.values():
+            if not task.cleared:
+                self.at(time, "task_cleared", task.name)
+        return self
+
+    @property
+    def stops(self) -> list[tuple[float, Stop]]:
+        return [(time, action) for time, action in self.actions if isinstance(action, Stop)]
+
+    def told(self, kind: str) -> list[Tell]:
+        return [action for _, action in self.actions if isinstance(action, Tell) and action.kind == kind]
+
+    @property
+    def over(self) -> bool:
+        return any(isinstance(action, End) for _, action in self.actions)
+
+
+def workers(count: int = 2) -> History:
+    return History(*(TaskState(f"worker:{index}", "local") for index in range(count)), chief="worker:0")
+
+
+def parameter_server() -> History:
+    return History(
+        TaskState("chief:0", "local"),
+        TaskState("worker:0", "local", serves=True),
+        TaskState("ps:0", "local", serves=True),
+        chief="chief:0",
+    )
+
+
+def test_tasks_start_when_every_host_is_prepared() -> None:
+    history = History(TaskState("worker:0", "a"), TaskState("worker:1", "b"), chief="worker:0")
+    history.at(1.0, "host_prepared", host="a")
+    assert history.actions == []
+    history.at(2.0, "host_prepared", host="b")
+    assert history.actions == [(2.0, StartTasks())]
+
+
+def test_success_ends_when_nothing_is_left() -> None:
+    history = workers().running()
+    for task in ("worker:0", "worker:1"):
+        history.at(9.0, "done", task).at(9.1, "task_exited", task, exit_code=0)
+    assert not history.over
+    history.cleared(9.2)
+    assert history.over
+    assert (history.state.outcome, history.state.exit_code) == ("succeeded", 0)
+    assert history.stops == []
+
+
+def test_the_chief_of_a_parameter_server_job_takes_the_others_with_it() -> None:
+    history = parameter_server().running()
+    history.at(9.0, "done", "chief:0").at(9.1, "task_exited", "chief:0", exit_code=0)
+    assert history.stops == [(9.1, Stop(("worker:0", "ps:0"), grace_s=3))]
+    for task in ("worker:0", "ps:0"):
+        history.at(9.2, "task_exited", task, exit_code=None, signal="SIGTERM")
+    history.cleared(9.3)
+    assert history.over
+    assert history.state.outcome == "succeeded"
+
+
+def test_a_killed_task_is_told_at_once_and_its_peers_are_stopped() -> None:
+    history = workers().running()
+    history.at(5.0, "task_exited", "worker:1", exit_code=None, signal="SIGKILL", log_tail=["last words"])
+    assert history.stops == [(5.0, Stop(grace_s=3))]
+    (told,) = history.told("task_failed")
+    assert told.data["task"] == "worker:1"
+    assert told.data["signal"] == "SIGKILL"
+    assert told.data["log_tail"] == ["last words"]
+    history.at(5.1, "failure", "worker:0", message="UnavailableError: Connection reset by peer")
+    assert [tell.task for tell in history.told("consequence")] == ["worker:0"]
+    history.at(5.2, "task_exited", "worker:0", exit_code=1).cleared(5.3)
+    assert history.over
+    assert (history.state.outcome, history.state.exit_code) == ("failed", 1)
+    assert history.state.first_failure is not None
+    assert history.state.first_failure.task == "worker:1"
+
+
+def test_a_consequence_that_is_heard_first_waits_for_its_cause() -> None:
+    history = workers().running()
+    history.at(5.0, "failure", "worker:0", message="UnavailableError: worker:1 is gone")
+    assert history.actions == []
+    history.at(5.2, "task_exited", "worker:1", exit_code=None, signal="SIGSEGV")
+    assert history.told("task_failed")[0].task == "worker:1"
+    assert [tell.task for tell in history.told("consequence")] == ["worker:0"]
+
+
+def test_a_consequence_without_a_cause_is_told_after_the_settling_time() -> None:
+    history = workers().running()
+    history.at(5.0, "failure", "worker:0", message="UnavailableError: worker:1 is gone")
+    history.at(5.3, "tick")
+    assert history.actions == []
+    history.at(5.5, "tick")
+    assert history.told("task_failed")[0].task == "worker:0"
+    assert history.stops == [(5.5, Stop(grace_s=3))]
+
+
+def test_an_exception_is_told_with_its_exit_code_and_place() -> None:
+    history = workers().running()
+    history.at(5.0, "failure", "worker:0", message="ValueError: no", where="model.py:7")
+    assert history.actions == []
+    history.at(5.1, "task_exited", "worker:0", exit_code=1, log_tail=["Traceback"])
+    (told,) = history.told("task_failed")
+    assert (told.data["kind"], told.data["exit_code"], told.data["where"]) == ("exception", 1, "model.py:7")
+    assert told.data["log_tail"] == ["Traceback"]
+
+
+def test_an_exception_in_a_task_that_then_hangs_is_told_all_the_same() -> None:
+    history = workers().running()
+    history.at(5.0, "failure", "worker:0", message="ValueError: no").at(5.5, "tick")
+    assert history.told("task_failed")[0].data["exit_code"] is None
+    history.at(8.6, "task_exited", "worker:0", exit_code=None, signal="SIGKILL")
+    assert history.state.first_failure is not None
+    assert history.state.first_failure.signal == "SIGKILL"
+    assert history.state.first_failure.message == "ValueError: no"
+
+
+def test_a_job_that_is_at_fault_exits_with_2() -> None:
+    history = workers(1).running()
+    history.at(5.0, "failure", "worker:0", message="no such file", job_error=True)
+    history.at(5.1, "task_exited", "worker:0", exit_code=2).cleared(5.2)
+    assert history.over
+    assert history.state.exit_code == 2
+
+
+def test_ending_early_with_code_0_is_a_failure() -> None:
+    history = workers().running()
+    history.at(5.0, "task_exited", "worker:1", exit_code=0)
+    (told,) = history.told("task_failed")
+    assert told.data["kind"] == "early_exit"
+    history.cleared(6.0)
+    assert history.state.exit_code == 1
+
+
+def test_a_command_that_cannot_start_says_why() -> None:
+    history = workers(1)
+    history.at(1.0, "host_prepared", host="local")
+    history.at(1.1, "task_exited", "worker:0", exit_code=127, message="no-such-program: not found")
+    (told,) = history.told("task_failed")
+    assert (told.data["kind"], told.data["message"]) == ("start", "no-such-program: not found")
+
+
+def test_a_failure_after_the_chief_is_done_still_fails_the_run() -> None:
+    history = workers().running()
+    history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0)
+    history.at(9.2, "failure", "worker:1", message="OSError: disk").at(9.3, "task_exited", "worker:1", exit_code=1)
+    history.cleared(9.4)
+    assert history.over
+    assert history.state.outcome == "failed"
+
+
+def test_a_consequence_of_the_chief_having_ended_well_is_no_failure() -> None:
+    history = workers().running()
+    history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0)
+    history.at(9.2, "failure", "worker:1", message="UnavailableError").at(9.3, "task_exited", "worker:1", exit_code=1)
+    history.cleared(9.4)
+    assert history.over
+    assert history.state.outcome == "succeeded"
+
+
+def test_who_does_not_end_after_the_chief_is_stopped() -> None:
+    history = workers().running()
+    history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0).at(9.2, "task_cleared", "worker:0")
+    history.at(19.0, "tick")
+    assert history.stops == []
+    history.at(19.2, "tick")
+    assert history.stops == [(19.2, Stop(grace_s=3))]
+    history.at(20.0, "task_exited", "worker:1", exit_code=None, signal="SIGTERM").cleared(20.1)
+    assert history.over
+    assert history.state.outcome == "succeeded"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_stops_with_grace_and_the_next_at_once(number: int, code: int) -> None:
+    history = workers().running()
+    history.at(5.0, "signal", number=number).at(5.5, "signal", number=number)
+    assert history.stops == [(5.0, Stop(grace_s=8)), (5.5, Stop(grace_s=0))]
+    for task in ("worker:0", "worker:1"):
+        history.at(5.6, "task_exited", task, exit_code=None, signal="SIGKILL")
+    assert not history.over
+    history.cleared(5.7)
+    assert history.over
+    assert (history.state.outcome, history.state.exit_code) == ("stopped", code)
+    assert history.state.first_failure is None
+
+
+def test_a_signal_before_any_task_started_ends_the_run() -> None:
+    history = workers().at(0.5, "signal", number=signal.SIGINT)
+    assert history.over
+    assert history.state.exit_code == 130
+
+
+def test_ctrl_c_while_a_failed_run_ends_keeps_the_failure() -> None:
+    history = workers().running()
+    history.at(5.0, "task_exited", "worker:1", exit_code=3).at(5.5, "signal", number=signal.SIGINT)
+    assert history.stops == [(5.0, Stop(grace_s=3)), (5.5, Stop(grace_s=0))]
+    history.cleared(6.0)
+    assert (history.state.outcome, history.state.exit_code) == ("failed", 1)
+
+
+def test_a_lost_host_fails_the_run_with_code_3() -> None:
+    history = History(TaskState("worker:0", "a"), TaskState("worker:1", "b"), chief="worker:0").running()
+    history.at(5.0, "host_lost", host="b", message="the agent on b ended")
+    (told,) = history.told("task_failed")
+    assert (told.host, told.data["kind"]) == ("b", "host")
+    history.at(5.1, "task_exited", "worker:0", exit_code=None, signal="SIGTERM").at(5.2, "task_cleared", "worker:0")
+    assert history.over
+    assert history.state.exit_code == 3
+
+
+def test_the_only_host_lost_ends_the_run() -> None:
+    history = workers().running().at(5.0, "host_lost", host="local")
+    assert history.told("task_failed")
+    assert history.over
+    assert history.state.exit_code == 3
+
+
+def test_overdue_tasks_are_named_with_what_they_do() -> None:
+    history = workers()
+    history.at(1.0, "host_prepared", host="local").at(2.0, "phase", "worker:1", phase="importing TensorFlow")
+    history.at(3.0, "ready", "worker:0").at(29.0, "tick")
+    assert history.told("note") == []
+    history.at(30.0, "tick").at(31.0, "tick")
+    (note,) = history.told("note")
+    assert note.data["message"] == "waiting for worker:1 on local (importing TensorFlow), 30 s after the start"
+
+
+def test_a_start_that_never_comes_ends_with_what_is_missing_as_its_cause() -> None:
+    history = workers().at(1.0, "host_prepared", host="local").at(2.0, "ready", "worker:0").at(900.0, "tick")
+    history.at(900.5, "tick")
+    (told,) = history.told("task_failed")
+    assert told.data["kind"] == "start_timeout"
+    assert "worker:1 on local (starting)" in told.data["message"]
+
+
+def test_an_agent_that_does_not_kill_is_abandoned() -> None:
+    history = workers().running().at(5.0, "signal", number=signal.SIGTERM).at(12.0, "tick")
+    assert not history.over
+    history.at(18.1, "tick")
+    assert any(isinstance(action, Abandon) for _, action in history.actions)
+    assert history.over
