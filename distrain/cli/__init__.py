@@ -26,7 +26,9 @@ def _show_version(context: click.Context, _parameter: click.Parameter, wanted: b
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show versions.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show versions."
+)
 def distrain() -> None:
     """Train TensorFlow and Keras models on many devices and machines, from one job file."""
 
@@ -34,12 +36,20 @@ def distrain() -> None:
 @distrain.command()
 @click.argument("job", type=JOB)
 @SET
-@click.option("--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run directories are made.")
+@click.option(
+    "--runs-dir",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where run directories are made.",
+)
 @click.option("--name", help="The run's name, in place of the job's.")
 @click.option("--dry-run", is_flag=True, help="Show every task that would start, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary (or the plan) as one JSON object on stdout.")
 @click.option("--plain", is_flag=True, help="Print lines in place of the live view.")
-def run(job: Path, sets: tuple[str, ...], runs_dir: Path, name: str | None, dry_run: bool, as_json: bool, plain: bool) -> int:
+def run(
+    job: Path, sets: tuple[str, ...], runs_dir: Path, name: str | None, dry_run: bool, as_json: bool, plain: bool
+) -> int:
     """Train as the file JOB says."""
     from distrain.cli import show
     from distrain.job.load import load_job

@@ -14,7 +14,7 @@ from distrain.launcher.run import RunResult
 def plan(plan: Plan, *, as_json: bool) -> None:
     """Every task with its host, command and environment, as it would start."""
     if as_json:
-        click.echo(json.dumps({"format": 1, **plan.to_json()}, indent=2))
+        click.echo(json.dumps(plan.to_json(), indent=2))
         return
     for index, task in enumerate(plan.to_json()["tasks"]):
         if index:

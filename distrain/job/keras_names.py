@@ -194,7 +194,8 @@ def snake_case(name: str) -> str:
 
 def _aliases(classes: Mapping[str, str], abbreviations: Mapping[str, str]) -> dict[str, str]:
     spelled_out = {snake_case(name): name for name in classes}
-    return spelled_out | abbreviations | {short.upper(): name for short, name in abbreviations.items()}
+    upper = {short.upper(): name for short, name in abbreviations.items()}
+    return {**spelled_out, **abbreviations, **upper}
 
 
 _FUNCTIONS = "it is made of Python functions; write a function that returns it and name that as package.module:function"
@@ -210,6 +211,16 @@ OPTIMIZERS = Family(
 LOSSES = Family(
     _LOSSES, shared="reduction name dtype", aliases=_aliases(_LOSSES, _ABBREVIATIONS | {"kld": "KLDivergence"})
 )
-METRICS = Family(_METRICS, shared="name dtype", aliases=_aliases(_METRICS, _ABBREVIATIONS))
+METRICS = Family(
+    _METRICS,
+    shared="name dtype",
+    # The last three mean to Keras: binary, categorical or sparse, whichever fits the labels.
+    aliases={
+        **_aliases(_METRICS, _ABBREVIATIONS),
+        "acc": "Accuracy",
+        "ce": "CategoricalCrossentropy",
+        "crossentropy": "CategoricalCrossentropy",
+    },
+)
 SCHEDULES = Family(_SCHEDULES)
 CALLBACKS = Family(_CALLBACKS, unusable={"LambdaCallback": _FUNCTIONS, "LearningRateScheduler": _FUNCTIONS})

@@ -6,7 +6,6 @@ The values travel to the worker as the JSON of `JobSpec.to_json()`.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,8 +14,6 @@ STRATEGIES = ("OneDevice", "Mirrored", "MultiWorkerMirrored", "ParameterServer",
 DATASETS = ("digits", "mnist", "fashion_mnist", "npz")
 MODELS = ("cnn", "mlp")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-
-_NO_ARGS: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class Named:
     """
 
     name: str
-    args: Mapping[str, Any] = _NO_ARGS
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class DatasetSpec:
     name: str = "digits"
     path: str | None = None
     batch_size: int = 128
-    args: Mapping[str, Any] = _NO_ARGS
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,26 @@
 """YAML text as a tree of values that know their place in the file.
 
-Owns what a job file may be made of: its encoding, size and depth, and how plain words become values. What the keys
-mean is `schema`'s. Values follow YAML 1.2 (`1e-3` is a number, `1:30` and `2026-01-01` are text), with `yes`, `no`,
+Owns what of YAML a job may use, how deep and how much, and how plain words become values. What the keys mean is
+`schema`'s. Values follow YAML 1.2 (`1e-3` is a number, `1:30` and `2026-01-01` are text), with `yes`, `no`,
 `on` and `off` as booleans too where no text is wanted.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import yaml
 
-from distrain.errors import Complaint, JobError
+from distrain.errors import Complaint
+from distrain.job.source import Place, refuse
 
-MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_VALUES = 20_000
 """How many values a file may stand for once its aliases are written out: a bomb is refused, not expanded."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where something was written. `line` 0: the file (or option) as a whole."""
-
-    file: str
-    line: int = 0
-    column: int = 0
-
-    def complaint(self, problem: str, remedy: str) -> Complaint:
-        return Complaint(self.file, self.line, self.column, problem, remedy)
 
 
 @dataclass(frozen=True)
@@ -47,7 +32,7 @@ class Scalar:
     plain: bool = True
 
     @property
-    def value(self) -> None | bool | int | float | str:
+    def value(self) -> bool | int | float | str | None:
         return resolve(self.text) if self.plain else self.text
 
 
@@ -88,7 +73,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9](_?[0-9])*(\.[0-9]*)?)([eE][-+]?[0-9]+
 _INFINITE = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 
 
-def resolve(text: str) -> None | bool | int | float | str:
+def resolve(text: str) -> bool | int | float | str | None:
     """The value of an unquoted word. A number too long for Python to read is infinite."""
     if text in _WORDS:
         return _WORDS[text]
@@ -105,72 +90,6 @@ def resolve(text: str) -> None | bool | int | float | str:
     return math.nan if text in (".nan", ".NaN", ".NAN") else text
 
 
-def read_source(path: Path) -> bytes:
-    """The bytes of a job file.
-
-    Raises:
-        JobError: there is no such file, it is no regular file, cannot be read, or is too large.
-    """
-    place = Place(str(path))
-    try:
-        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(mode):
-                inside = sorted(str(found) for found in path.iterdir() if found.suffix in (".yaml", ".yml"))
-                remedy = f"name a file, such as {inside[0]}" if inside else "name a YAML file"
-                _refuse(place, "this is a directory, and a job is a file", remedy)
-            if not stat.S_ISREG(mode):
-                _refuse(place, "this is a pipe, socket or device, and a job is a regular file", "name a YAML file")
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        _refuse(place, "there is no such file", _nearest_file(path))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        _refuse(place, f"the file cannot be read: {reason}", "check its name and its permissions")
-    if len(data) > MAX_BYTES:
-        problem = f"the file is larger than {MAX_BYTES // 1024} KiB, and a job is never that long"
-        _refuse(place, problem, "name a job file, and keep data in files of its own")
-    return data
-
-
-def _nearest_file(path: Path) -> str:
-    import difflib
-
-    try:
-        there = [found.name for found in path.parent.iterdir() if found.suffix in (".yaml", ".yml")]
-    except OSError:
-        return f"the directory {path.parent} cannot be opened either; check the path"
-    near = difflib.get_close_matches(path.name, there, n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
-
-
-def decode(source: bytes, file: str) -> str:
-    """The text of a job file.
-
-    Raises:
-        JobError: it is not UTF-8, or holds characters that no text has.
-    """
-    if source.startswith((b"\xff\xfe", b"\xfe\xff")):
-        _refuse(Place(file), "the file is UTF-16", "save it as UTF-8")
-    source = source.removeprefix(b"\xef\xbb\xbf")
-    try:
-        text = source.decode()
-    except UnicodeDecodeError as error:
-        before = source[: error.start].decode()
-        problem = f"byte 0x{source[error.start]:02x} at offset {error.start} is not UTF-8"
-        _refuse(_place_after(file, before), problem, "save the file as UTF-8")
-    if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
-        problem = f"character U+{ord(odd[0]):04X} cannot be in a text file"
-        _refuse(_place_after(file, text[: odd.start()]), problem, "remove it")
-    return text
-
-
-def _place_after(file: str, before: str) -> Place:
-    return Place(file, before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1)
-
-
 def parse(text: str, file: str, complaints: list[Complaint], *, placed: bool = True) -> Node | None:
     """The tree of the one document in `text`, None if there is none. Duplicate keys go to `complaints`.
 
@@ -180,10 +99,6 @@ def parse(text: str, file: str, complaints: list[Complaint], *, placed: bool = T
         JobError: it is not YAML, or uses more of YAML than a job may.
     """
     return _Builder(file, complaints, placed).build(text)
-
-
-def _refuse(place: Place, problem: str, remedy: str) -> NoReturn:
-    raise JobError((place.complaint(problem, remedy),))
 
 
 @dataclass
@@ -219,9 +134,9 @@ class _Builder:
                 case yaml.DocumentStartEvent():
                     documents += 1
                     if documents > 1:
-                        _refuse(place, "a second document begins here", "keep one job to a file")
+                        refuse(place, "a second document begins here", "keep one job to a file")
                 case yaml.AliasEvent():
-                    self._add_alias(place, event.anchor)
+                    self._add_alias(place, event.anchor or "")
                 case yaml.ScalarEvent():
                     self._check_tag(place, event.tag)
                     plain = event.style is None and event.tag not in ("!", _TAG + "str")
@@ -230,7 +145,7 @@ class _Builder:
                     self._check_tag(place, event.tag)
                     nodes: list[Node] | None = [] if isinstance(event, yaml.SequenceStartEvent) else None
                     if self._open and self._open[-1].nodes is None and self._open[-1].key is None:
-                        _refuse(place, "a key is a list or a mapping", "write the key as text")
+                        refuse(place, "a key is a list or a mapping", "write the key as text")
                     self._open.append(_Open(place, event.anchor, nodes))
                     self._check_size(place, 0, len(self._open))
                 case yaml.SequenceEndEvent() | yaml.MappingEndEvent():
@@ -249,30 +164,30 @@ class _Builder:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             problem, remedy = _syntax_sentence(error)
-            _refuse(self._place(mark), problem, remedy)
+            refuse(self._place(mark), problem, remedy)
         except (yaml.YAMLError, ValueError, OverflowError) as error:
-            _refuse(Place(self._file), f"this is not valid YAML: {error}", "check what is written with \\ or %")
+            refuse(Place(self._file), f"this is not valid YAML: {error}", "check what is written with \\ or %")
 
-    def _place(self, mark: yaml.Mark | None) -> Place:
+    def _place(self, mark: Any) -> Place:
         return Place(self._file, mark.line + 1, mark.column + 1) if mark and self._placed else Place(self._file)
 
     def _check_tag(self, place: Place, tag: str | None) -> None:
         if tag not in (None, "!", _TAG + "str"):
             shown = tag.replace(_TAG, "!!")
-            _refuse(place, f"the tag {shown} is not used in a job file", "remove it; values need no tags")
+            refuse(place, f"the tag {shown} is not used in a job file", "remove it; values need no tags")
 
     def _check_size(self, place: Place, values: int, depth: int) -> None:
         if depth > MAX_DEPTH:
-            _refuse(place, f"values are nested more than {MAX_DEPTH} deep", "a job needs no more than a few levels")
+            refuse(place, f"values are nested more than {MAX_DEPTH} deep", "a job needs no more than a few levels")
         if values > MAX_VALUES:
             problem = f"the file stands for more than {MAX_VALUES} values, aliases written out"
-            _refuse(place, problem, "a job is shorter; remove the aliases")
+            refuse(place, problem, "a job is shorter; remove the aliases")
 
     def _add_alias(self, place: Place, name: str) -> None:
         if name not in self._anchors:
             if any(name == part.anchor for part in self._open):
-                _refuse(place, f"*{name} stands inside the value that it repeats", "repeat a value that is complete")
-            _refuse(place, f"*{name} repeats nothing, since no &{name} comes before it", "quote it if it is text")
+                refuse(place, f"*{name} stands inside the value that it repeats", "repeat a value that is complete")
+            refuse(place, f"*{name} repeats nothing, since no &{name} comes before it", "quote it if it is text")
         node, values, depth = self._anchors[name]
         self._add(node, None, values, depth)
 
@@ -290,7 +205,7 @@ class _Builder:
             parent.nodes.append(node)
         elif parent.key is None:
             if not isinstance(node, Scalar):
-                _refuse(node.place, "a key is a list or a mapping", "write the key as text")
+                refuse(node.place, "a key is a list or a mapping", "write the key as text")
             parent.key = node
         else:
             key, parent.key = parent.key, None
@@ -300,7 +215,7 @@ class _Builder:
         if key.text == "<<" and key.plain:
             for source in node.nodes if isinstance(node, Items) else (node,):
                 if not isinstance(source, Table):
-                    _refuse(key.place, "<< merges something that is no mapping", "give it mappings, such as *name")
+                    refuse(key.place, "<< merges something that is no mapping", "give it mappings, such as *name")
                 parent.merged = dict(source.entries) | parent.merged
         elif (first := parent.entries.get(key.text)) is not None:
             line = f" (first on line {first.place.line})" if first.place.line else ""
@@ -319,7 +234,10 @@ _SENTENCES: tuple[tuple[str, Callable[[int], tuple[str, str]]], ...] = (
         lambda _: ("this colon begins no value", "quote text that holds a colon and a space, or mend the indentation"),
     ),
     ("unexpected end of stream", lambda line: (f"the quote opened on line {line} is never closed", "close it")),
-    (r"expected ',' or", lambda line: (f"the bracket opened on line {line} is not closed here", "put in , or close it")),
+    (
+        r"expected ',' or",
+        lambda line: (f"the bracket opened on line {line} is not closed here", "put in , or close it"),
+    ),
     (
         "expected <block end>",
         lambda line: (
@@ -333,7 +251,8 @@ _SENTENCES: tuple[tuple[str, Callable[[int], tuple[str, str]]], ...] = (
 
 
 def _syntax_sentence(error: yaml.MarkedYAMLError) -> tuple[str, str]:
-    context_line = (error.context_mark or error.problem_mark).line + 1
+    mark: Any = error.context_mark or error.problem_mark
+    context_line = mark.line + 1
     for words, sentence in _SENTENCES:
         if re.search(words, error.problem or ""):
             return sentence(context_line)

@@ -12,9 +12,9 @@ class Event:
     """One line of `events.jsonl`. `time` is Unix seconds on the launcher's clock.
 
     `kind` is one of the launcher's own (`run_started`, `host_opened`, `attempt_started`, `task_started`,
-    `task_exited`, `task_cleared`, `task_failed`, `stopping`, `run_ended`), the agent's (`usage`, `agent_note`), or whatever a
-    task said of itself (`phase`, `ready`, `started`, `progress`, `metrics`, `checkpoint`, `model`, `note`, `download`,
-    `failure`, `done`).
+    `task_exited`, `task_cleared`, `task_failed`, `stopping`, `run_ended`), the agent's (`usage`, `agent_note`), or
+    whatever a task said of itself (`phase`, `ready`, `started`, `progress`, `metrics`, `checkpoint`, `model`, `note`,
+    `download`, `failure`, `done`).
     """
 
     time: float
@@ -46,4 +46,8 @@ class Sink(Protocol):
     def output(self, time: float, task: str, data: bytes) -> None:
         """Raw bytes that `task` printed, in the order of arrival, cut anywhere."""
 
-    def close(self) -> None: ...
+    def tick(self, time: float) -> None:
+        """Time passes: called several times a second, also when nothing happens."""
+
+    def close(self) -> bool:
+        """The last call. Whether everything was written; False from a terminal: another write may never return."""

@@ -1,59 +1,35 @@
-"""One run, once through: opens hosts, feeds every message to `decide` and the sinks, carries out what is decided.
+"""A run from its job to its result: makes the run directory, opens the sinks, and runs the loop to its end.
 
-Owns the launcher's loop and its effects. What events mean is `supervise`'s, how a host is reached is the transports',
-what is recorded and shown is the sinks'. Also the Python API: `run_job`.
+Also the Python API: `run_job`. What happens in between is the loop's.
 """
 
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distrain import wire
-from distrain.errors import DistrainError
-from distrain.job.cluster import Host, Task, chief_of, needs_address, place, tasks_of
-from distrain.job.plan import Plan, make_plan, placeholder_addresses, preload_environment
+from distrain.job.cluster import LOCAL, place
+from distrain.job.plan import Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
 from distrain.job.yaml_text import to_yaml
-from distrain.launcher.bundle import Bundle, open_bundle
-from distrain.launcher.events import Event, Sink
-from distrain.launcher.link import AgentLink
+from distrain.launcher.bundle import open_bundle
+from distrain.launcher.loop import Loop
 from distrain.launcher.rundir import RunDir
 from distrain.launcher.sinks import open_sinks
-from distrain.launcher.summary import Tally
-from distrain.launcher.supervise import (
-    Abandon,
-    Action,
-    End,
-    StartTasks,
-    Stop,
-    TaskState,
-    Tell,
-    begin,
-    decide,
-)
-from distrain.launcher.transports import open_transport
-
-TICK_S = 0.1
-LOCAL = Host("local", None)
-TAIL_BYTES = 16 * 1024
-TAIL_LINES = 20
-FAREWELL_S = 5.0
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `shown` False: the terminal stopped taking text, and closing it could block for ever."""
+    """How a run ended. `shown` False: the terminal stopped taking text, and writing to it could block for ever."""
 
     summary: Mapping[str, Any]
     run_dir: Path
@@ -77,21 +53,27 @@ def run_job(
     Raises:
         UsageError: the run directory cannot be made. What happens later is in the result.
     """
-    now = time.time()
-    rundir = RunDir.create(runs_dir, job.name, now=now)
-    rundir.write_job(to_yaml(job))
-    stream = sys.stderr if to_stderr else sys.stdout
-    with ExitStack() as stack:
-        signals = stack.enter_context(_caught_signals())
-        bundle = open_bundle()
-        sinks = open_sinks(rundir, plain=plain, stream=stream)
-        run = _Run(job, job_file, rundir, sinks, bundle, signals, python=python, began=now)
+    with _caught_signals() as signals:
+        began = time.time()
+        rundir = RunDir.create(runs_dir, job.name, now=began)
+        rundir.write_job(to_yaml(job))
+        sinks = open_sinks(rundir, plain=plain, stream=sys.stderr if to_stderr else sys.stdout)
+        loop = Loop(
+            job,
+            rundir,
+            sinks,
+            open_bundle(),
+            signals,
+            python=python,
+            import_paths=_import_paths(job_file),
+            began=began,
+        )
         try:
-            run.loop()
+            summary = loop.run()
         finally:
-            run.close_links()
-            shown = run.close_sinks()
-    return RunResult(run.summary, rundir.path, run.state.exit_code, shown)
+            loop.close_links()
+            shown = all([sink.close() for sink in sinks])
+    return RunResult(summary, rundir.path, loop.state.exit_code, shown)
 
 
 def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
@@ -100,7 +82,7 @@ def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
     return make_plan(
         job,
         placements,
-        placeholder_addresses(job, placements),
+        placeholder_addresses(placements),
         run=f"{job.name}-dry-run",
         run_dir=f"runs/{job.name}-dry-run",
         attempt=1,
@@ -116,265 +98,6 @@ def _import_paths(job_file: Path | None) -> tuple[str, ...]:
     """Where `package.module:function` is looked for: where the user stands, then beside the job file."""
     places = [Path.cwd(), *([job_file.resolve().parent] if job_file else [])]
     return tuple(dict.fromkeys(str(place) for place in places))
-
-
-class _Run:
-    """The loop's state: connections, sinks, what has been decided so far."""
-
-    def __init__(
-        self,
-        job: JobSpec,
-        job_file: Path | None,
-        rundir: RunDir,
-        sinks: tuple[Sink, ...],
-        bundle: Bundle,
-        signals: socket.socket | None,
-        *,
-        python: str,
-        began: float,
-    ) -> None:
-        self.job, self.rundir, self.sinks, self.bundle, self.python = job, rundir, sinks, bundle, python
-        self.import_paths = _import_paths(job_file)
-        self.placements = place(job, (LOCAL,))
-        tasks = tasks_of(job)
-        serves = job.strategy.name == "ParameterServer"
-        chief = chief_of(tasks)
-        self.state = begin(
-            (TaskState(str(p.task), p.host.name, serves and p.task != chief) for p in self.placements),
-            str(chief),
-            time=began,
-        )
-        self.tally = Tally(began)
-        self.summary: Mapping[str, Any] = {}
-        self.welcomes: dict[str, wire.Welcome] = {}
-        self.ports: dict[str, tuple[int, ...]] = {}
-        self.tails: dict[str, bytes] = {}
-        self.over = False
-        self.signals = signals
-        self.selector = selectors.DefaultSelector()
-        if signals is not None:
-            self.selector.register(signals, selectors.EVENT_READ)
-        self.links: dict[str, AgentLink] = {}
-
-    # ---- the loop
-
-    def loop(self) -> None:
-        self._tell(
-            "run_started",
-            data={
-                "run": self.rundir.name,
-                "run_dir": str(self.rundir.path),
-                "name": self.job.name,
-                "strategy": self.job.strategy.name,
-                "tasks": [[task.name, task.host] for task in self.state.tasks.values()],
-                "epochs": self.job.training.epochs,
-                "argv": sys.argv,
-            },
-        )
-        for host in {placement.host.name for placement in self.placements}:
-            self.links[host] = AgentLink(host, open_transport("local"), self.bundle, python=self.python)
-        last_tick = 0.0
-        while not self.over:
-            self._wait(TICK_S)
-            for host in list(self.links):
-                self._hear(host)
-            now = time.time()
-            if now - last_tick >= TICK_S:
-                last_tick = now
-                self._decide(Event(now, "tick", self.state.attempt))
-                for sink in self.sinks:
-                    sink.tick(now)
-        ended = time.time()
-        self.summary = {
-            "format": 1,
-            **self.tally.summary(self.state, run=self.rundir.name, name=self.job.name, ended=ended),
-        }
-        self.rundir.write_summary(self.summary)
-        self._tell("run_ended", data=self.summary)
-
-    def _wait(self, timeout_s: float) -> None:
-        wanted = {fd: mask for link in self.links.values() for fd, mask in link.interest().items()}
-        registered = {key.fd: key.events for key in self.selector.get_map().values() if key.fileobj is not self.signals}
-        for fd in registered.keys() - wanted.keys():
-            self.selector.unregister(fd)
-        for fd, mask in wanted.items():
-            if fd not in registered:
-                self.selector.register(fd, mask)
-            elif registered[fd] != mask:
-                self.selector.modify(fd, mask)
-        for key, _ in self.selector.select(timeout_s):
-            if key.fileobj is self.signals:
-                assert self.signals is not None
-                for number in self.signals.recv(64):
-                    self._decide(Event(time.time(), "signal", self.state.attempt, data={"number": number}))
-
-    def _hear(self, host: str) -> None:
-        try:
-            for message in self.links[host].receive():
-                self._take(host, message)
-        except (DistrainError, wire.WireError) as error:
-            self.links.pop(host).close()
-            self._happened(Event(time.time(), "host_lost", self.state.attempt, host=host, data={"message": str(error)}))
-
-    # ---- what is heard
-
-    def _take(self, host: str, message: wire.Message) -> None:
-        now = time.time()
-        attempt = self.state.attempt
-        match message:
-            case wire.TaskOutput(task, _, data):
-                self.tails[task] = (self.tails.get(task, b"") + data)[-TAIL_BYTES:]
-                for sink in self.sinks:
-                    sink.output(now, task, data)
-            case wire.TaskEvent(task, _, _, kind, details):
-                tail = {"log_tail": self._tail(task)} if kind == "failure" else {}
-                self._happened(Event(now, kind, attempt, task, host, details), only_decide=tail)
-            case wire.TaskUsage(task, _, memory_bytes, cpu_s):
-                self._happened(Event(now, "usage", attempt, task, host, {"memory_bytes": memory_bytes, "cpu_s": cpu_s}))
-            case wire.TaskStarted(task, _, _, pid):
-                self._happened(Event(now, "task_started", attempt, task, host, {"pid": pid}))
-            case wire.TaskExited(task, _, _, exit_code, number, text):
-                name = None if number is None else _signal_name(number)
-                known = len(self.state.failures)
-                event = Event(now, "task_exited", attempt, task, host, {"exit_code": exit_code, "signal": name, "message": text})
-                actions = self._step(event, {"log_tail": self._tail(task)})
-                expected = len(self.state.failures) == known and self.state.tasks[task].failure is None
-                self._show(replace(event, data={**event.data, "expected": expected}))
-                self._carry_out(actions)
-            case wire.TaskCleared(task, _):
-                self._happened(Event(now, "task_cleared", attempt, task, host))
-            case wire.AgentNote(level, text):
-                self._happened(Event(now, "agent_note", attempt, host=host, data={"level": level, "message": text}))
-            case wire.Welcome():
-                self._welcome(host, message, now)
-            case wire.PortsReserved(ports):
-                self.ports[host] = ports
-                self._prepared(host, now)
-
-    def _welcome(self, host: str, welcome: wire.Welcome, now: float) -> None:
-        self.welcomes[host] = welcome
-        data = {
-            "hostname": welcome.hostname,
-            "cores": welcome.cores,
-            "memory_bytes": welcome.memory_bytes,
-            "python": welcome.python,
-        }
-        self._happened(Event(now, "host_opened", self.state.attempt, host=host, data=data))
-        link = self.links[host]
-        if self.job.warm:
-            link.send(wire.Preload(self.python, preload_environment(self.job), self.import_paths))
-        wanted = len(self._addressed(host))
-        if wanted:
-            link.send(wire.ReservePorts(wanted, self.job.cluster.ports))
-        else:
-            self._prepared(host, now)
-
-    def _addressed(self, host: str) -> list[Task]:
-        """The tasks on `host` that peers connect to, in the order in which its ports are given out."""
-        return [p.task for p in self.placements if p.host.name == host and needs_address(self.job, p.task)]
-
-    def _prepared(self, host: str, now: float) -> None:
-        wanted, got = len(self._addressed(host)), len(self.ports.get(host, ()))
-        if got < wanted:
-            message = (
-                f"{host}: {wanted} ports are needed, and only {got} of those in cluster.ports are free; "
-                "name more of them, or leave cluster.ports out to take any free port"
-            )
-            self.links.pop(host).close()
-            self._happened(Event(now, "host_lost", self.state.attempt, host=host, data={"message": message}))
-        else:
-            self._happened(Event(now, "host_prepared", self.state.attempt, host=host))
-
-    def _tail(self, task: str) -> list[str]:
-        text = self.tails.get(task, b"").decode(errors="replace").replace("\r", "\n")
-        return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
-
-    # ---- deciding, showing, doing
-
-    def _happened(self, event: Event, only_decide: Mapping[str, Any] | None = None) -> None:
-        self._show(event)
-        self._carry_out(self._step(event, only_decide))
-
-    def _decide(self, event: Event) -> None:
-        self._carry_out(self._step(event))
-
-    def _step(self, event: Event, extra: Mapping[str, Any] | None = None) -> tuple[Action, ...]:
-        if extra:
-            event = replace(event, data={**event.data, **extra})
-        self.state, actions = decide(self.state, event)
-        return actions
-
-    def _tell(self, kind: str, task: str | None = None, host: str | None = None, data: Mapping[str, Any] | None = None) -> None:
-        self._show(Event(time.time(), kind, self.state.attempt, task, host, data or {}))
-
-    def _show(self, event: Event) -> None:
-        self.tally.event(event)
-        for sink in self.sinks:
-            sink.event(event)
-
-    def _carry_out(self, actions: tuple[Action, ...]) -> None:
-        for action in actions:
-            match action:
-                case StartTasks():
-                    self._start()
-                case Stop(tasks, grace_s):
-                    for link in self.links.values():
-                        link.send(wire.StopTasks(tasks, grace_s))
-                case Tell(kind, task, host, data):
-                    self._tell(kind, task, host, data)
-                case Abandon():
-                    self.close_links()
-                case End():
-                    self.over = True
-
-    def _start(self) -> None:
-        addresses = {
-            task: f"127.0.0.1:{port}"
-            for host in self.links
-            for task, port in zip(self._addressed(host), self.ports.get(host, ()), strict=False)
-        }
-        plan = make_plan(
-            self.job,
-            self.placements,
-            addresses,
-            run=self.rundir.name,
-            run_dir=str(self.rundir.path),
-            attempt=self.state.attempt,
-            python=self.python,
-            cwd=os.getcwd(),
-            import_paths=self.import_paths,
-            cores={host: welcome.cores for host, welcome in self.welcomes.items()},
-            gpus={host: welcome.gpus for host, welcome in self.welcomes.items()},
-        )
-        self.rundir.write_plan(plan.to_json())
-        self._tell("attempt_started")
-        for task in plan.tasks:
-            self.links[task.host].send(
-                wire.StartTask(
-                    str(task.task), plan.attempt, task.argv, task.env, task.cwd, task.warm, task.stdin()
-                )
-            )
-
-    # ---- the end
-
-    def close_links(self) -> None:
-        """Lets every agent end, which leaves no process behind, and waits for it."""
-        for link in self.links.values():
-            link.send(wire.Goodbye())
-        deadline = time.monotonic() + FAREWELL_S
-        for link in self.links.values():
-            link.close(timeout_s=max(0.1, deadline - time.monotonic()))
-        self.links.clear()
-
-    def close_sinks(self) -> bool:
-        return all([sink.close() for sink in self.sinks])
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 @contextmanager

@@ -50,12 +50,10 @@ class Tally:
                 self.metrics.update(data["metrics"])
 
     def summary(self, state: State, *, run: str, name: str, ended: float) -> dict[str, Any]:
-        """`summary.json`, less its format number.
-
-        `first_failure` is there also when the run was stopped afterwards.
-        """
+        """`summary.json`. `first_failure` is there also when the run was stopped afterwards."""
         first = state.first_failure
         return {
+            "format": 1,
             "run": run,
             "name": name,
             "state": state.outcome,

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed (with a traceback), 2 the job is at fault
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
@@ -43,8 +44,9 @@ def _carry_out(assignment: Assignment, events: Events) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     code = main()
     sys.stdout.flush()
-    # TensorFlow's threads may hang or abort in the interpreter's teardown; everything of ours is flushed and closed.
+    sys.stderr.flush()
+    # TensorFlow's threads may hang or abort in the interpreter's teardown; everything of ours is closed by now.
     os._exit(code)

@@ -69,4 +69,6 @@ def read_assignment(text: str) -> Assignment:
         fields["import_paths"] = tuple(fields["import_paths"])
         return Assignment(**fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"standard input holds no assignment for a distrain task: {text[:80]!r} ({error!r})") from error
+        raise ValueError(
+            f"standard input holds no assignment for a distrain task: {text[:80]!r} ({error!r})"
+        ) from error

@@ -106,15 +106,37 @@ def leaves(value: Any) -> list[Any]:
     return [value]
 
 
-def shape_of(examples: InMemory) -> tuple[int, ...] | None:
-    """The shape of one prepared example, where `x` is a single array."""
-    if not isinstance(examples.x, np.ndarray):
-        return None
-    shape = examples.x.shape[1:]
-    return examples.prepare.shape(shape) if isinstance(examples.prepare, Pixels) else shape
+def of_arrays(train: InMemory, validation: InMemory | None, what: str) -> Dataset:
+    """The dataset of these examples, its facts taken from the arrays themselves. `what` begins a complaint.
+
+    Raises:
+        Refusal: validation examples have another shape or type than those for training.
+    """
+    labels = [train.y]
+    if validation is not None:
+        labels.append(validation.y)
+        if _kinds(train.x) != _kinds(validation.x):
+            raise Refusal(
+                f"{what} examples for training and validation differ in shape or type: x is {describe(train.x)} and "
+                f"{describe(validation.x)}"
+            )
+    shape = None
+    if isinstance(train.x, np.ndarray):
+        shape = train.x.shape[1:]
+        if isinstance(train.prepare, Pixels):
+            shape = train.prepare.shape(shape)
+    return Dataset(train, validation, shape, _classes(labels))
 
 
-def classes_in(*labels: Any) -> int | None:
+def _kinds(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _kinds(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_kinds, value))
+    return value.shape[1:], value.dtype
+
+
+def _classes(labels: list[Any]) -> int | None:
     """How many classes `labels` tell of: one more than the largest of whole numbers from 0, or one-hot's width."""
     if not all(isinstance(y, np.ndarray) and y.dtype.kind in "biuf" for y in labels):
         return None

@@ -56,7 +56,7 @@ def read_folder(folder: Path, classes: int) -> Folder:
             raise Refusal(f"{labels_path} gives example {at} the label {labels[at]}: labels are 0 to {classes - 1}")
         arrays += [images, labels]
     if arrays[0].shape[1:] != arrays[2].shape[1:]:
-        sizes = ["{}×{}".format(*images.shape[1:]) for images in (arrays[0], arrays[2])]
+        sizes = ["{}x{}".format(*images.shape[1:]) for images in (arrays[0], arrays[2])]
         raise Refusal(f"the images in {paths[0]} are {sizes[0]} but those in {paths[2].name} are {sizes[1]}")
     return Folder(*arrays)
 
@@ -114,7 +114,7 @@ def _read(file: BinaryIO, path: Path, axes: int) -> np.ndarray:
     shape = struct.unpack(f">{axes}I", lengths)
     expected = math.prod(shape)
     if expected == 0:
-        raise Refusal(f"{path} is empty: its header tells of {'×'.join(map(str, shape))} values")
+        raise Refusal(f"{path} is empty: its header tells of {'x'.join(map(str, shape))} values")
     # Chunk by chunk, so that a header that lies about the lengths costs no more memory than the file has bytes.
     data = bytearray()
     while len(data) <= expected and (chunk := file.read(min(_CHUNK_BYTES, expected + 1 - len(data)))):

@@ -81,7 +81,7 @@ SOURCES = {
 
 
 def load(source: Source, path: str | None, report: Report) -> Dataset:
-    """Read `source` from the first place that has it. Images of any size, rows × columns, labels 0 to 9.
+    """Read `source` from the first place that has it. Images of any size, rows x columns, labels 0 to 9.
 
     Raises:
         Refusal: no place has it, or the files there are wrong.

@@ -46,7 +46,7 @@ def resolve(name: str) -> Callable[..., Any]:
         reached = f"{module_name}:{part}" if reached == module_name else f"{reached}.{part}"
     if not callable(found):
         raise Refusal(f"{name} is a {type(found).__name__}, not a function: name something that can be called")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _import(module_name: str) -> Any:
@@ -81,7 +81,9 @@ def check_arguments(function: Callable[..., Any], name: str, args: Iterable[str]
     if takes is None:
         return
     named = [
-        key for key, parameter in takes.items() if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        key
+        for key, parameter in takes.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     ]
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
     for arg in given:

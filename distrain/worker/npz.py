@@ -5,11 +5,10 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from distrain.worker.examples import Dataset, Pixels, classes_in, in_memory, shape_of
+from distrain.worker.examples import Dataset, InMemory, Pixels, in_memory, of_arrays
 from distrain.worker.refusal import Refusal
 
 VALIDATION_PAIRS = (("x_test", "y_test"), ("x_val", "y_val"))
@@ -40,33 +39,37 @@ def load(path: str | None) -> Dataset:
             raise Refusal(f"{has}: {x_name} and {y_name} come together or not at all")
         if x_name in arrays and validation is None:
             validation = _split(arrays[x_name], arrays[y_name], f"{file}: {x_name.removeprefix('x_')}")
-    if validation is not None and (train.x.shape[1:], train.x.dtype) != (validation.x.shape[1:], validation.x.dtype):
-        raise Refusal(
-            f"{file}: training examples are {train.x.dtype}{list(train.x.shape[1:])} but validation examples "
-            f"{validation.x.dtype}{list(validation.x.shape[1:])}"
-        )
-    labels = [train.y] if validation is None else [train.y, validation.y]
-    return Dataset(train, validation, shape_of(train), classes_in(*labels))
+    return of_arrays(train, validation, f"{file}:")
 
 
-def _split(x: np.ndarray, y: np.ndarray, what: str) -> Any:
+def _split(x: np.ndarray, y: np.ndarray, what: str) -> InMemory:
     return in_memory(x, y, what, Pixels(255) if x.dtype == np.uint8 and x.ndim > 1 else None)
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     wanted = {"x_train", "y_train", *(name for pair in VALIDATION_PAIRS for name in pair)}
     try:
-        if file.stat().st_size == 0:
-            raise Refusal(f"{file} is empty")
-        if not zipfile.is_zipfile(file):
-            raise Refusal(f"{file} is not an .npz file: make one with numpy.savez(file, x_train=…, y_train=…)")
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in wanted}
+        with file.open("rb") as opened:
+            if not opened.read(1):
+                raise Refusal(f"{file} is empty: make it with numpy.savez(file, x_train=…, y_train=…)")
+            if not zipfile.is_zipfile(opened):
+                raise Refusal(f"{file} is not an .npz file: make one with numpy.savez(file, x_train=…, y_train=…)")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files if name in wanted}
     except OSError as error:
         raise Refusal(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise Refusal(f"{file} holds Python objects, which are not read: save arrays of numbers") from error
         raise Refusal(f"{file} is damaged: {error}") from error
-    except (EOFError, KeyError, MemoryError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        EOFError,
+        KeyError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise Refusal(f"{file} is damaged: {error or type(error).__name__}") from error

@@ -95,7 +95,9 @@ def users_frame(error: BaseException) -> str | None:
 
 
 def _is_library(file: str) -> bool:
-    return file.startswith((_OWN_CODE, sys.base_prefix + os.sep + "lib")) or any(part in file for part in _NOT_THE_USERS)
+    return file.startswith((_OWN_CODE, sys.base_prefix + os.sep + "lib")) or any(
+        part in file for part in _NOT_THE_USERS
+    )
 
 
 def _plain(value: Any) -> Any:

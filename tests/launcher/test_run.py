@@ -91,7 +91,9 @@ class ToyRun:
             tasks = json.loads(found[0].read_text())
             names = {task["task"] for task in tasks["tasks"]}
             log = (found[0].parent / "events.jsonl").read_text()
-            return names <= {json.loads(line)["task"] for line in log.splitlines() if '"kind":"ready"' in line.replace(" ", "")}
+            return names <= {
+                json.loads(line)["task"] for line in log.splitlines() if '"kind":"ready"' in line.replace(" ", "")
+            }
 
         wait_until(ready, 30, "every task ready")
 
@@ -161,7 +163,9 @@ def test_a_task_that_dies_is_the_named_cause(
     toy_run: Any, tmp_path: Path, how: str, code: int, expected: dict[str, Any]
 ) -> None:
     go = tmp_path / "go"
-    run = toy_run(TOY_WORKER_1=f"ready,after={go},touch={tmp_path}/dying,{how}", TOY_WORKER_0="ready,ignore_term,children=2,wait")
+    run = toy_run(
+        TOY_WORKER_1=f"ready,after={go},touch={tmp_path}/dying,{how}", TOY_WORKER_0="ready,ignore_term,children=2,wait"
+    )
     run.all_ready()
     go.touch()
     assert run.wait() == code
@@ -243,7 +247,10 @@ def test_two_runs_at_once_do_not_disturb_each_other(toy_run: Any) -> None:
     long, short = toy_run(TOY="ready,children=1,wait"), toy_run(TOY="ready,children=1,wait")
     long.all_ready()
     short.all_ready()
-    ports = [{task["address"] for task in json.loads((run.rundir / "plan.json").read_text())["tasks"]} for run in (long, short)]
+    ports = [
+        {task["address"] for task in json.loads((run.rundir / "plan.json").read_text())["tasks"]}
+        for run in (long, short)
+    ]
     assert not ports[0] & ports[1]
     os.kill(short.launcher.pid, signal.SIGINT)
     assert short.wait() == 130
@@ -259,7 +266,11 @@ def test_two_runs_at_once_do_not_disturb_each_other(toy_run: Any) -> None:
 def test_a_task_log_holds_every_byte(toy_run: Any, kind: str) -> None:
     run = toy_run(TOY=f"ready,raw={kind},train,done")
     assert run.wait() == 0
-    data = {"unfinished": b"no newline at the end", "invalid": b"\xff\xfe\x80 not UTF-8\n", "long": b"x" * 10_000_000 + b"\n"}
+    data = {
+        "unfinished": b"no newline at the end",
+        "invalid": b"\xff\xfe\x80 not UTF-8\n",
+        "long": b"x" * 10_000_000 + b"\n",
+    }
     for task in ("worker-0", "worker-1"):
         assert (run.rundir / "logs" / f"{task}.log").read_bytes() == data[kind]
 

@@ -209,7 +209,9 @@ def test_a_consequence_of_the_chief_having_ended_well_is_no_failure() -> None:
 
 def test_who_does_not_end_after_the_chief_is_stopped() -> None:
     history = workers().running()
-    history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0).at(9.2, "task_cleared", "worker:0")
+    history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0).at(
+        9.2, "task_cleared", "worker:0"
+    )
     history.at(19.0, "tick")
     assert history.stops == []
     history.at(19.2, "tick")

@@ -26,7 +26,15 @@ def ready(_):
 
 def train(_):
     if assignment["chief"]:
-        say("started", epochs=1, steps_per_epoch=10, first_step=0, batch_size=8, train_examples=80, validation_examples=0)
+        say(
+            "started",
+            epochs=1,
+            steps_per_epoch=10,
+            first_step=0,
+            batch_size=8,
+            train_examples=80,
+            validation_examples=0,
+        )
     say("progress", epoch=1, step=10, examples_per_s=100.0, step_s=0.01)
 
 
@@ -91,7 +99,11 @@ def lines(count):
 
 
 def raw(kind):
-    data = {"unfinished": b"no newline at the end", "invalid": b"\xff\xfe\x80 not UTF-8\n", "long": b"x" * 10_000_000 + b"\n"}
+    data = {
+        "unfinished": b"no newline at the end",
+        "invalid": b"\xff\xfe\x80 not UTF-8\n",
+        "long": b"x" * 10_000_000 + b"\n",
+    }
     sys.stdout.buffer.write(data[kind])
     sys.stdout.flush()
 

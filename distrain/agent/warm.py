@@ -1,0 +1,198 @@
+"""The agent's end of the preload process, which imports TensorFlow once and forks a task per request.
+
+The process is `[python, "-m", "distrain.worker.preload"]`, started with distrain's code as its working directory and
+first on PYTHONPATH, and with DISTRAIN_PRELOAD_FD naming a SOCK_SEQPACKET socket:
+
+    preload -> agent   {"preloaded": true, "seconds": 4.2, "versions": {...}}     once, when the import is done
+                       {"preload_error": "ImportError: ..."}                      instead, and it exits with 1
+    agent -> preload   the packet b"fork" with the descriptors [request, stdin, output, events] (SCM_RIGHTS);
+                       `request` is a file that holds {"task": "...", "env": {...}, "cwd": "...", "argv": [...]},
+                       which may be longer than a packet; "task" comes back in the answer as it is
+    preload -> agent   {"task": "...", "pid": 1234}   or   {"task": "...", "error": "a sentence"}
+
+Each packet from the preload process is one JSON object. It forks twice, and the process between has been reaped
+before the answer is sent: the task is then a child of the agent, its nearest subreaper, leads a session of its own and
+dies with the agent. The end of the socket ends the preload process.
+
+No request is sent before the import is done: until then a request can simply be withdrawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distrain.agent import spawn
+from distrain.agent.streams import Pipe
+from distrain.wire import EVENTS_FD_VARIABLE, Preload
+
+PRELOAD_FD_VARIABLE = "DISTRAIN_PRELOAD_FD"
+_FORK = b"fork"
+_MAX_ANSWER_BYTES = 1 << 20
+_TRANSCRIPT_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """A task to fork. `key` names it in the answer; the descriptors stay the caller's."""
+
+    key: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    stdin: int
+    output: int
+    events: int
+
+
+@dataclass(frozen=True)
+class Forked:
+    key: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class NotForked:
+    key: str
+    reason: str
+
+
+@dataclass
+class Preloaded:
+    """One preload process. `printed` is told what it prints, with the keys of those that wait for its import."""
+
+    order: Preload
+    environment: Mapping[str, str]
+    tree: str
+    printed: Callable[[bytes, tuple[str, ...]], None]
+    ready: bool = field(default=False, init=False)
+    failed: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Start it.
+
+        Raises:
+            OSError: there cannot be another process now.
+        """
+        self.transcript = bytearray()
+        self._waiting: dict[str, Request] = {}
+        self._asked: list[str] = []
+        self.pipe = Pipe(self._print)
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.setblocking(False)
+        stdin = os.open(os.devnull, os.O_RDONLY)
+        try:
+            self.pid, self.report_fd = spawn.start(
+                self._argv,
+                {**self.environment, **self.order.env, PRELOAD_FD_VARIABLE: str(spawn.EVENTS_FD)},
+                self.tree,
+                stdin=stdin,
+                output=self.pipe.write_fd,
+                events=theirs.fileno(),
+            )
+        except OSError:
+            self.close()
+            raise
+        finally:
+            os.close(stdin)
+            theirs.close()
+            self.pipe.give_away()
+
+    @property
+    def _argv(self) -> list[str]:
+        return [self.order.python, "-m", "distrain.worker.preload"]
+
+    def ask(self, request: Request) -> None:
+        """Have a task forked as soon as the import is done."""
+        self._waiting[request.key] = request
+        if self.ready:
+            self._send_waiting()
+
+    def withdraw(self, key: str) -> bool:
+        """Take a request back. False: too late, it is being forked."""
+        return self._waiting.pop(key, None) is not None
+
+    @property
+    def is_forking(self) -> bool:
+        """Whether a child that we do not know yet may be on its way to us."""
+        return bool(self._asked)
+
+    def started(self) -> None:
+        """The process has reported: either it runs, or it never will."""
+        refusal = spawn.read_report(self.report_fd, self._argv, self.tree)
+        self.report_fd = -1
+        if refusal is not None:
+            self.failed = refusal.message
+
+    def answers(self) -> Iterator[Forked | NotForked]:
+        """What the process has answered by now. At the end of its socket, no request will be answered any more."""
+        while self.failed is None:
+            try:
+                packet = self.socket.recv(_MAX_ANSWER_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet = b""
+            if not packet:
+                self.failed = "it ended"
+                return
+            yield from self._answer(json.loads(packet))
+
+    def abandoned(self, how: str) -> list[NotForked]:
+        """The process is gone: every request that it leaves open."""
+        keys = [*self._asked, *self._waiting]
+        self._asked.clear()
+        self._waiting.clear()
+        what = "TensorFlow could not be imported" if not self.ready else "the process with TensorFlow in it is gone"
+        return [NotForked(key, f"{what}: {how if self.failed in (None, 'it ended') else self.failed}") for key in keys]
+
+    def close(self) -> None:
+        """End the process: the end of the socket tells it, the signal makes sure of it. It has no state to lose."""
+        self.pipe.close()
+        self.socket.close()
+        if hasattr(self, "pid"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _answer(self, answer: Mapping[str, Any]) -> Iterator[Forked | NotForked]:
+        if "preloaded" in answer:
+            self.ready = True
+            self._send_waiting()
+        elif "preload_error" in answer:
+            self.failed = str(answer["preload_error"])
+        else:
+            self._asked.remove(answer["task"])
+            if "pid" in answer:
+                yield Forked(answer["task"], answer["pid"])
+            else:
+                yield NotForked(answer["task"], str(answer["error"]))
+
+    def _send_waiting(self) -> None:
+        for key, request in list(self._waiting.items()):
+            env = {**request.env, EVENTS_FD_VARIABLE: str(spawn.EVENTS_FD)}
+            text = json.dumps({"task": key, "env": env, "cwd": request.cwd, "argv": request.argv}).encode()
+            fd = spawn.file_of(text)
+            try:
+                socket.send_fds(self.socket, [_FORK], [fd, request.stdin, request.output, request.events])
+            except BlockingIOError:  # it has enough to do: the next answer brings us back here
+                return
+            except OSError:  # it is gone: its end will be noticed, and tells of this request too
+                return
+            finally:
+                os.close(fd)
+            del self._waiting[key]
+            self._asked.append(key)
+
+    def _print(self, data: bytes) -> None:
+        if self.ready:
+            self.printed(data, ())
+            return
+        if len(self.transcript) < _TRANSCRIPT_BYTES:
+            self.transcript += data
+        self.printed(data, tuple(self._waiting))

@@ -1,0 +1,152 @@
+"""What is wrong with a job although each of its values is right: combinations that cannot work.
+
+Pure rules over a JobSpec. `load` runs them and finds the place of each complaint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distrain.job.cluster import needs_address, tasks_of
+from distrain.job.spec import DATASETS, JobSpec
+
+Sentence = tuple[str, str] | None
+"""The problem and its remedy."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`paths`: the keys that it looks at; the complaint goes to the first of them that the file gives."""
+
+    paths: tuple[str, ...]
+    judge: Callable[[JobSpec], Sentence]
+
+
+def _tpu(job: JobSpec) -> Sentence:
+    if job.strategy.name != "TPU":
+        return None
+    return (
+        "strategy TPU cannot train with the TensorFlow that distrain uses: the 2.21 wheels hold no TPU kernels",
+        "the last release with TPU support is 2.19.1 (tensorflow-tpu; 2.20.0 is its newest package); "
+        "here choose another strategy",
+    )
+
+
+def _ps_without_parameter_server(job: JobSpec) -> Sentence:
+    if job.cluster.ps == 0 or job.strategy.name in ("ParameterServer", "TPU"):
+        return None
+    return (
+        f"cluster.ps is {job.cluster.ps}, and strategy {job.strategy.name} has no parameter servers",
+        "choose strategy ParameterServer, or remove cluster.ps",
+    )
+
+
+def _parameter_server_without_ps(job: JobSpec) -> Sentence:
+    if job.cluster.ps > 0 or job.strategy.name != "ParameterServer":
+        return None
+    return (
+        "cluster.ps is 0, and strategy ParameterServer keeps its variables on parameter servers",
+        "give cluster.ps 1 or more",
+    )
+
+
+def _one_process(job: JobSpec) -> Sentence:
+    if job.cluster.workers == 1 or job.strategy.name not in ("OneDevice", "Mirrored"):
+        return None
+    return (
+        f"cluster.workers is {job.cluster.workers}, and strategy {job.strategy.name} trains in one process",
+        "choose strategy MultiWorkerMirrored or ParameterServer for several workers, or set cluster.workers to 1",
+    )
+
+
+def _one_device(job: JobSpec) -> Sentence:
+    devices = job.cluster.devices_per_worker
+    if devices == 1 or job.strategy.name not in ("OneDevice", "ParameterServer"):
+        return None
+    problem = f"cluster.devices_per_worker is {devices}, and strategy {job.strategy.name} uses one device per worker"
+    if job.strategy.name == "OneDevice":
+        return problem, "choose strategy Mirrored, or remove cluster.devices_per_worker"
+    return problem, "give more cluster.workers, and remove cluster.devices_per_worker"
+
+
+def _batch_over_replicas(job: JobSpec) -> Sentence:
+    size, replicas = job.dataset.batch_size, job.replicas
+    if size % replicas == 0 or job.strategy.name == "OneDevice":
+        return None
+    if job.strategy.name == "Mirrored" and job.cluster.workers > 1:
+        return None
+    below = size - size % replicas
+    choices = f"{below} or {below + replicas}" if below else str(replicas)
+    shape = f"{job.cluster.workers} workers of {job.cluster.devices_per_worker} devices"
+    if job.cluster.devices_per_worker == 1:
+        shape = f"{job.cluster.workers} workers"
+    elif job.cluster.workers == 1:
+        shape = f"{job.cluster.devices_per_worker} devices"
+    return (
+        f"dataset.batch_size is {size}, which does not divide among {replicas} replicas ({shape})",
+        f"the nearest that does: {choices}",
+    )
+
+
+def _npz_without_path(job: JobSpec) -> Sentence:
+    if job.dataset.name != "npz" or job.dataset.path is not None:
+        return None
+    return "dataset npz has no path", "give dataset.path, the .npz file to read"
+
+
+def _digits_with_path(job: JobSpec) -> Sentence:
+    if job.dataset.name != "digits" or job.dataset.path is None:
+        return None
+    return (
+        "dataset digits comes with distrain and reads no path",
+        "remove dataset.path, or choose dataset mnist, fashion_mnist or npz to read it",
+    )
+
+
+def _arguments_of_a_built_in(job: JobSpec) -> Sentence:
+    if not job.dataset.args or job.dataset.name not in DATASETS:
+        return None
+    return f"dataset {job.dataset.name} takes no args", "remove dataset.args; they are for a function of your own"
+
+
+def _two_intervals(job: JobSpec) -> Sentence:
+    if job.checkpoint is None or job.checkpoint.every_steps is None or job.checkpoint.every_epochs is None:
+        return None
+    return "checkpoint has both every_steps and every_epochs", "keep one of the two"
+
+
+def _ports(job: JobSpec) -> Sentence:
+    tasks = tasks_of(job)
+    ports = job.cluster.ports
+    if not ports or len(ports) >= len(tasks) or not needs_address(job, tasks[0]):
+        return None
+    listed = "1 port" if len(ports) == 1 else f"{len(ports)} ports"
+    return f"cluster.ports lists {listed}, and {len(tasks)} tasks need one each", "list more, or remove cluster.ports"
+
+
+def _deterministic_parameter_server(job: JobSpec) -> Sentence:
+    if not job.training.deterministic or job.strategy.name != "ParameterServer":
+        return None
+    return (
+        "training.deterministic is true, and ParameterServer's workers update the weights in no fixed order",
+        "choose MultiWorkerMirrored, or remove training.deterministic",
+    )
+
+
+RULES = (
+    Rule(("strategy.name",), _tpu),
+    Rule(("cluster.ps", "strategy.name"), _ps_without_parameter_server),
+    Rule(("cluster.ps", "strategy.name"), _parameter_server_without_ps),
+    Rule(("cluster.workers", "strategy.name"), _one_process),
+    Rule(("cluster.devices_per_worker", "strategy.name"), _one_device),
+    Rule(
+        ("dataset.batch_size", "cluster.workers", "cluster.devices_per_worker", "strategy.name"), _batch_over_replicas
+    ),
+    Rule(("dataset.name", "dataset.path"), _npz_without_path),
+    Rule(("dataset.path", "dataset.name"), _digits_with_path),
+    Rule(("dataset.args", "dataset.name"), _arguments_of_a_built_in),
+    Rule(("checkpoint.every_epochs", "checkpoint.every_steps"), _two_intervals),
+    Rule(("cluster.ports", "cluster.workers", "cluster.ps", "strategy.name"), _ports),
+    Rule(("training.deterministic", "strategy.name"), _deterministic_parameter_server),
+)

@@ -1,0 +1,140 @@
+"""A job file and its `--set` options as a JobSpec, or every complaint about them at once.
+
+Owns the order of things: read the YAML, lay the options over it, read each key, judge the combinations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from distrain.errors import JobError
+from distrain.job.check import RULES
+from distrain.job.kinds import Findings, printable, shown
+from distrain.job.schema import JOB, homes
+from distrain.job.source import Place, decode, read_source
+from distrain.job.spec import JobSpec
+from distrain.job.yaml_source import Entry, Items, Node, Scalar, Table, parse
+
+
+def load_job(path: Path, sets: Sequence[str] = (), name: str | None = None) -> JobSpec:
+    """The job in the file at `path`, with `--set` options (`training.epochs=1`) laid over it, in their order.
+
+    `name` is the job's name whatever the file says; a file that gives none is named after itself.
+
+    Raises:
+        JobError: something is wrong with the file, its job or the options.
+    """
+    return parse_job(read_source(path), str(path), sets, name)
+
+
+def parse_job(source: str | bytes, file: str, sets: Sequence[str] = (), name: str | None = None) -> JobSpec:
+    """The job in `source`; `file` is what complaints call it.
+
+    Raises:
+        JobError: something is wrong with the job or the options.
+    """
+    findings = Findings(homes())
+    text = decode(source.encode(errors="surrogatepass") if isinstance(source, str) else source, file)
+    tree = parse(text, file, findings.complaints)
+    if tree is None:
+        remedy = "a job begins with, for example, model: cnn"
+        raise JobError((Place(file).complaint("the file is empty, or holds comments only", remedy),))
+    if not isinstance(tree, Table):
+        remedy = "write keys and values, such as model: cnn"
+        raise JobError((tree.place.complaint(f"a job is a mapping, and this is {shown(tree)}", remedy),))
+    tree = JOB.expand(tree)
+    for option in sets:
+        tree = JOB.expand(_with_option(tree, option, findings))
+    if name is not None:
+        place = Place("--name")
+        tree = _with_value(tree, ["name"], Scalar(place, name, plain=False), place, findings)
+    job = _read(tree, file, findings)
+    if findings.complaints:
+        raise JobError(tuple(findings.complaints))
+    return job
+
+
+def _read(tree: Node, file: str, findings: Findings) -> JobSpec:
+    values = JOB.values(tree, "", findings)
+    job = JobSpec(**{"name": _name_after(file), **values})
+    if job.strategy.name == "ParameterServer" and not _given(tree, "cluster.ps"):
+        job = replace(job, cluster=replace(job.cluster, ps=1))
+    for rule in RULES:
+        if any(findings.concern(path) for path in rule.paths):
+            continue
+        sentence = rule.judge(job)
+        if sentence is not None:
+            path = next((path for path in rule.paths if _given(tree, path)), "")
+            findings.complaints.append(_place(tree, path).complaint(*sentence))
+    return job
+
+
+def _name_after(file: str) -> str:
+    """A job's name out of its file's: whatever a directory's name cannot hold becomes a dash."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file).stem).strip("-._")
+    return stem[:64] or "job"
+
+
+def _find(tree: Node, path: str) -> Node | None:
+    node: Node | None = tree
+    for part in path.split("."):
+        entry = node.entries.get(part) if isinstance(node, Table) else None
+        node = entry.node if entry else None
+    return node
+
+
+def _given(tree: Node, path: str) -> bool:
+    node = _find(tree, path)
+    return node is not None and not (isinstance(node, Scalar) and node.value is None)
+
+
+def _place(tree: Node, path: str) -> Place:
+    node = _find(tree, path) if path else None
+    return node.place if node else Place(tree.place.file)
+
+
+def _with_option(tree: Node, option: str, findings: Findings) -> Node:
+    """`tree` with one `--set` laid over it."""
+    path, equals, text = option.partition("=")
+    place = Place(f"--set {printable(path)}")
+    keys = path.split(".")
+    if not equals or not all(key.strip() for key in keys):
+        findings.add(place, "", "an option has the form key=value", "write for example --set training.epochs=1")
+        return tree
+    try:
+        clean = decode(text.encode(errors="surrogatepass"), place.file)
+        value = parse(clean, place.file, findings.complaints, placed=False)
+    except JobError as error:
+        findings.complaints += [replace(complaint, line=0, column=0) for complaint in error.complaints]
+        findings.paths.add(path)
+        return tree
+    return _with_value(tree, keys, value or Scalar(place, ""), place, findings)
+
+
+def _with_value(
+    node: Node | None, keys: Sequence[str], value: Node, place: Place, findings: Findings, above: str = ""
+) -> Node:
+    """`node` with `value` at the path `keys` under it. `above`: the path of `node` itself."""
+    if not keys:
+        return value
+    key, path = keys[0], f"{above}.{keys[0]}" if above else keys[0]
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        node = Table(place)
+    if isinstance(node, Items):
+        if not key.isdecimal() or int(key) >= len(node.nodes):
+            problem = f"{above} is a list of {len(node.nodes)}, and {key} is none of its positions"
+            findings.add(place, path, problem, f"count from 0, or set the whole list: {above}=[...]")
+            return node
+        index = int(key)
+        changed = _with_value(node.nodes[index], keys[1:], value, place, findings, path)
+        return replace(node, nodes=(*node.nodes[:index], changed, *node.nodes[index + 1 :]))
+    if isinstance(node, Scalar):
+        problem = f"{above} is {shown(node)}, a single value, so there is no {path} to set"
+        findings.add(place, path, problem, f"set {above} itself")
+        return node
+    entry = node.entries.get(key)
+    changed = _with_value(entry.node if entry else None, keys[1:], value, place, findings, path)
+    return replace(node, entries={**node.entries, key: Entry(entry.place if entry else place, changed)})

@@ -1,0 +1,49 @@
+"""Secrets, kept out of what is written and shown. They are known by their names: `API_TOKEN`, `db_password`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MASK = "***"
+
+_SECRET_NAME = re.compile(
+    r"(^|_)(TOKEN|KEY|APIKEY|PASS|PASSPHRASE|AUTH|PAT)(_|$)|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.ASCII
+)
+_URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+(?=@)")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a value of this name is a secret. `apiKey`, `api-key` and `API_KEY` are one name."""
+    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", name).replace("-", "_")
+    return _SECRET_NAME.search(words.upper()) is not None
+
+
+def masked(value: Any) -> Any:
+    """`value`, of plain values, with secrets masked at any depth, passwords inside URLs too."""
+    if isinstance(value, Mapping):
+        return {
+            key: MASK if is_secret(str(key)) and item not in (None, "") else masked(item) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [masked(item) for item in value]
+    return _URL_PASSWORD.sub(rf"\1:{MASK}", value) if isinstance(value, str) else value
+
+
+def masked_arguments(arguments: Sequence[str]) -> list[str]:
+    """A command line with the values of secret options masked: `env.API_TOKEN=abc` becomes `env.API_TOKEN=***`."""
+    return [_masked_argument(argument) for argument in arguments]
+
+
+def _masked_argument(argument: str) -> str:
+    path, equals, value = argument.partition("=")
+    if equals and is_secret(path.rpartition(".")[2]):
+        return f"{path}={MASK}"
+    # A mapping given whole, such as env={API_TOKEN: abc}.
+    inner = re.sub(r"([\w-]+)(\s*:\s*)([^,}\s]+)", lambda pair: _masked_pair(pair), value)
+    return masked(f"{path}={inner}" if equals else argument)  # type: ignore[no-any-return]
+
+
+def _masked_pair(pair: re.Match[str]) -> str:
+    return f"{pair[1]}{pair[2]}{MASK}" if is_secret(pair[1]) else pair[0]

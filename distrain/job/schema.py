@@ -1,0 +1,173 @@
+"""The keys of a job file: the section that each belongs to and the kind of its value.
+
+The one table that `load`, `--set` and the documentation's test go by. Defaults are `spec`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distrain.job import keras_names
+from distrain.job.kinds import Findings, Kind, ListOf, Section, shown
+from distrain.job.named import FamilyName, KnownOrFunction, NamedKind, free_value
+from distrain.job.spec import (
+    DATASETS,
+    MODELS,
+    PRECISIONS,
+    STRATEGIES,
+    CheckpointSpec,
+    ClusterSpec,
+    DatasetSpec,
+    JobSpec,
+    StrategySpec,
+    TrainingSpec,
+)
+from distrain.job.values import Boolean, Choice, Environment, Integer, Ports, RunName, Text, Validation
+from distrain.job.yaml_source import Node, Scalar, Table
+
+_UNSHARDED = (
+    "keras.distribution trains unsharded on the TensorFlow backend, without a word; "
+    "for data parallelism choose Mirrored or MultiWorkerMirrored"
+)
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    words: str = "mapping"
+
+    def expand(self, node: Node) -> Node:
+        return node
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if isinstance(node, Scalar) and node.value is None:
+            return {}
+        if not isinstance(node, Table):
+            return findings.add(node.place, path, f"{path} is {shown(node)}", "give a mapping of arguments")
+        return free_value(node, path, findings)
+
+
+@dataclass(frozen=True)
+class _Checkpoint(Section):
+    """`false`: none are written. Without an interval: after every epoch."""
+
+    @property
+    def words(self) -> str:
+        return "mapping, or `false` for none"
+
+    def expand(self, node: Node) -> Node:
+        return Table(node.place) if isinstance(node, Scalar) and node.value is True else super().expand(node)
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if isinstance(node, Scalar) and node.value is False:
+            return None
+        if not isinstance(node, Table):
+            remedy = "give {every_epochs: 1, keep: 3} or the like, or false for no checkpoints"
+            return findings.add(node.place, path, f"{path} is {shown(node)}", remedy)
+        values = self.values(node, path, findings)
+        if not values.keys() & {"every_steps", "every_epochs"}:
+            values["every_epochs"] = 1
+        return CheckpointSpec(**values)
+
+
+_BUILT_IN_MODELS = keras_names.Family({"cnn": "filters dense dropout classes", "mlp": "hidden dropout classes"})
+
+
+def owned_variable(name: str) -> str | None:
+    """Why a job may not set the environment variable, None if it may."""
+    if name == "TF_CONFIG":
+        return "distrain writes it for each task from cluster and strategy"
+    if name.startswith("DISTRAIN_") and name != "DISTRAIN_DATA":
+        return "names that begin with DISTRAIN_ are distrain's own"
+    if name == "KERAS_BACKEND":
+        return "distrain trains with Keras's TensorFlow backend"
+    return None
+
+
+_DEFAULTS = JobSpec(name="defaults")
+
+
+def _keras(family: keras_names.Family, noun: str, default: str | None = None) -> NamedKind:
+    return NamedKind(FamilyName(family, noun), family, default)
+
+
+JOB = Section(
+    JobSpec,
+    {
+        "name": RunName(),
+        "model": NamedKind(
+            KnownOrFunction((*MODELS, *keras_names.APPLICATIONS), (*MODELS, "keras.applications.<Name>")),
+            _BUILT_IN_MODELS,
+            _DEFAULTS.model.name,
+        ),
+        "dataset": Section(
+            DatasetSpec,
+            {
+                "name": KnownOrFunction(DATASETS, DATASETS),
+                "path": Text(),
+                "batch_size": Integer(1),
+                "args": _Arguments(),
+            },
+            short="name",
+        ),
+        "training": Section(
+            TrainingSpec,
+            {
+                "epochs": Integer(1),
+                "steps_per_epoch": Integer(1),
+                "optimizer": _keras(keras_names.OPTIMIZERS, "optimizer", _DEFAULTS.training.optimizer.name),
+                "loss": _keras(keras_names.LOSSES, "loss", _DEFAULTS.training.loss.name),
+                "metrics": ListOf(_keras(keras_names.METRICS, "metric")),
+                "callbacks": ListOf(_keras(keras_names.CALLBACKS, "callback")),
+                "seed": Integer(0),
+                "validation": Validation(),
+                "deterministic": Boolean(),
+                "precision": Choice(PRECISIONS),
+                "jit_compile": Boolean(),
+                "shuffle": Boolean(),
+                "cache": Boolean(),
+                "prefetch": Integer(0),
+                "steps_per_call": Integer(1),
+            },
+        ),
+        "strategy": Section(
+            StrategySpec,
+            {"name": Choice(STRATEGIES, foreign=dict.fromkeys(("ModelParallel", "DataParallel"), _UNSHARDED))},
+            short="name",
+        ),
+        "cluster": Section(
+            ClusterSpec,
+            {
+                "workers": Integer(1, 1024),
+                "ps": Integer(0, 1024),
+                "devices_per_worker": Integer(1, 1024),
+                "threads_per_worker": Integer(1, 1024),
+                "ports": Ports(),
+            },
+            short="workers",
+        ),
+        "checkpoint": _Checkpoint(
+            CheckpointSpec, {"every_steps": Integer(1), "every_epochs": Integer(1), "keep": Integer(1)}
+        ),
+        "env": Environment(owned_variable),
+        "warm": Boolean(),
+    },
+)
+
+
+def keys() -> Iterator[tuple[str, Kind, Any]]:
+    """Every key as its dotted path, with its kind and its default (dataclasses.MISSING: there is none)."""
+    for name, kind in JOB.keys.items():
+        yield name, kind, JOB.default(name)
+        if isinstance(kind, Section):
+            for inner, inner_kind in kind.keys.items():
+                yield f"{name}.{inner}", inner_kind, kind.default(inner)
+
+
+def homes() -> Mapping[str, str]:
+    """The path of each key that has only one home, by its bare name: `epochs` lives at `training.epochs`."""
+    found: dict[str, list[str]] = {}
+    for path, _, _ in keys():
+        found.setdefault(path.rpartition(".")[2], []).append(path)
+    return {bare: paths[0] for bare, paths in found.items() if len(paths) == 1}

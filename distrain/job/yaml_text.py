@@ -1,0 +1,35 @@
+"""A JobSpec as the text of a job file: the job as it was run, with secrets masked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from distrain.job.masking import masked
+from distrain.job.spec import JobSpec
+from distrain.job.yaml_source import resolve
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quoted whenever it would be read back as something other than text: PyYAML leaves `1e-3` bare."""
+    style = None if isinstance(resolve(text), str) and text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def to_yaml(job: JobSpec) -> str:
+    """The job as YAML, every key present. `load_job` reads the same job from it, secrets apart."""
+    plain = masked(job.to_json())
+    if plain["checkpoint"] is None:
+        plain["checkpoint"] = False
+    text = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    assert isinstance(text, str)
+    return text

@@ -1,0 +1,224 @@
+"""What distrain says about a run, in words: sentences as things happen, and the account at the end.
+
+Pure. Whoever shows them adds time, colour and place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from distrain.launcher.events import Event
+from distrain.launcher.rundir import log_name
+from distrain.launcher.sinks.view import View
+
+PROGRESS_EVERY_S = 10.0
+_TAIL_LINES = 10
+
+
+class Narrator:
+    """Picks what is worth a line. `progress_every_s` None: a panel shows the progress, so only epochs are told."""
+
+    def __init__(self, progress_every_s: float | None = PROGRESS_EVERY_S) -> None:
+        self._progress_every_s = progress_every_s
+        self._told_at = 0.0
+        self._told_epoch = (0, 0)
+        self._told_ready = 0
+
+    def tell(self, event: Event, view: View) -> tuple[str, ...]:
+        """The lines that `event` is worth; `view` is the run after it."""
+        data = event.data
+        match event.kind:
+            case "run_started":
+                return (_opening(view), f"everything is recorded in {data['run_dir']}")
+            case "host_opened":
+                return (
+                    f"{event.host}: {data['cores']} cores, {size(data['memory_bytes'])} of memory, "
+                    f"Python {data['python']}",
+                )
+            case "attempt_started" if event.attempt >= 2:
+                return (f"attempt {event.attempt}: every task starts again",)
+            case "ready":
+                return self._ready(event, view)
+            case "started":
+                self._told_at = event.time
+                return (_training(data),)
+            case "progress":
+                return self._progress(event, view)
+            case "metrics" if data["split"] == "validation":
+                return (f"epoch {data['epoch']}/{view.epochs} · validation {metrics(data['metrics'])}",)
+            case "checkpoint":
+                return (f"checkpoint of step {data['step']:,} written in {data['seconds']:.1f} s: {data['path']}",)
+            case "model":
+                return (f"model written: {data['path']}",)
+            case "download":
+                return self._download(event)
+            case "note" | "agent_note":
+                speaker = event.task or event.host
+                said = f"{speaker}: {data['message']}" if speaker else str(data["message"])
+                return (f"warning: {said}" if data.get("level") == "warning" else said,)
+            case "task_failed":
+                return (failure_sentence(data),)
+            case "stopping":
+                return (f"stopping: {data['reason']}",)
+            case _:
+                return ()
+
+    def _ready(self, event: Event, view: View) -> tuple[str, ...]:
+        if self._told_ready == view.attempt or not all(task.ready for task in view.tasks.values()):
+            return ()
+        self._told_ready = view.attempt
+        count = len(view.tasks)
+        who = "the task is ready" if count == 1 else f"all {count} tasks are ready"
+        parts = [f"{who} after {event.time - view.began:.1f} s"]
+        versions = event.data.get("versions", {})
+        parts += [f"{label} {versions[key]}" for key, label in _LIBRARIES.items() if versions.get(key)]
+        return (" · ".join(parts),)
+
+    def _progress(self, event: Event, view: View) -> tuple[str, ...]:
+        step, epoch = event.data["step"], event.data["epoch"]
+        ends_epoch = view.steps_per_epoch is not None and step == epoch * view.steps_per_epoch
+        if ends_epoch and self._told_epoch < (event.attempt, epoch):
+            self._told_epoch = (event.attempt, epoch)
+        elif self._progress_every_s is None or not event.time - self._told_at >= self._progress_every_s:
+            return ()
+        self._told_at = event.time
+        return (progress_line(view, event.time),)
+
+    def _download(self, event: Event) -> tuple[str, ...]:
+        done, total = event.data["done_bytes"], event.data.get("total_bytes")
+        finished = total is not None and done >= total
+        if not finished and event.time - self._told_at < PROGRESS_EVERY_S:
+            return ()
+        self._told_at = event.time
+        of = f" of {size(total)}" if total else ""
+        return (f"downloading {event.data['name']}: {size(done)}{of}",)
+
+
+_LIBRARIES = {"tensorflow": "TensorFlow", "keras": "Keras"}
+
+
+def progress_line(view: View, now: float) -> str:
+    parts = [f"epoch {view.epoch}/{view.epochs}" if view.epochs else f"epoch {view.epoch}"]
+    parts.append(f"step {view.step:,}/{view.steps:,}" if view.steps else f"step {view.step:,}")
+    if view.train:
+        parts.append(metrics(view.train))
+    if view.examples_per_s is not None:
+        parts.append(f"{view.examples_per_s:,.0f} examples/s")
+    left_s = view.left_s(now)
+    if left_s is not None and view.step < (view.steps or 0):
+        parts.append(f"{duration(left_s)} left")
+    return " · ".join(parts)
+
+
+def failure_sentence(failure: Mapping[str, Any]) -> str:
+    """What went wrong first; `failure` as in `summary.json`."""
+    who = failure.get("task") or failure.get("host")
+    where = f" on {failure['host']}" if failure.get("task") and failure.get("host") not in (None, "local") else ""
+    message = str(failure.get("message") or "failed without a word")
+    # Messages are sentences of their own or what follows the name: a colon fits both.
+    place = f" ({failure['where']})" if failure.get("where") else ""
+    return f"{who}{where}: {message}{place}"
+
+
+def ending(view: View, place: str) -> tuple[str, ...]:
+    """The account of a run that has ended. `place`: its directory, as the user would type it.
+
+    The first line is `<state>  <run>`.
+    """
+    assert view.summary is not None
+    summary = view.summary
+    lines = [f"{summary['state']}  {view.run}", ""]
+    first = summary.get("first_failure")
+    if first:
+        lines += [*_failure_account(first, view), ""]
+    facts = [
+        f"epochs {summary['epochs']}/{view.epochs}" if view.epochs else f"epochs {summary['epochs']}",
+        f"steps {summary['steps']:,}/{view.steps:,}" if view.steps else f"steps {summary['steps']:,}",
+        f"time {duration(summary['timings']['total_s'])}",
+    ]
+    if summary.get("examples_per_s"):
+        facts.append(f"{summary['examples_per_s']:,.0f} examples/s")
+    if summary["attempts"] > 1:
+        facts.append(f"attempts {summary['attempts']}")
+    lines += ["  " + " · ".join(facts), *_metrics_table(summary["metrics"]), ""]
+    if first and first.get("task"):
+        lines.append(f"  log      {place}/{log_name(first['task'])}")
+    if view.model:
+        lines.append(f"  model    {place}/{view.model}")
+    if view.train or view.validation:
+        lines.append(f"  metrics  {place}/metrics.jsonl")
+    lines.append(f"  logs     {place}/logs/")
+    return tuple(lines)
+
+
+def _failure_account(first: Mapping[str, Any], view: View) -> list[str]:
+    lines = [f"  {failure_sentence(first)}"]
+    # A mistake in the job is told whole by its sentence.
+    tail = [] if first.get("kind") == "job" else first.get("log_tail") or []
+    if tail:
+        lines += ["", "  its last lines:", *(f"  | {line}" for line in tail[-_TAIL_LINES:])]
+    others = [name for name in view.consequences if name != first.get("task")]
+    if others:
+        named = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
+        lines += ["", f"  {len(others)} more failed as a consequence: {named}"]
+    return lines
+
+
+def _metrics_table(splits: Mapping[str, Mapping[str, float]]) -> list[str]:
+    rows = {split: splits[split] for split in ("train", "validation") if splits.get(split)}
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    if not names:
+        return []
+    widths = {name: max(len(name), *(len(number(row[name])) for row in rows.values() if name in row)) for name in names}
+    lines = ["", "  " + " " * 10 + "".join(f"  {name:>{widths[name]}}" for name in names)]
+    for split, row in rows.items():
+        cells = (number(row[name]) if name in row else "" for name in names)
+        lines.append(f"  {split:<10}" + "".join(f"  {c:>{widths[n]}}" for c, n in zip(cells, names, strict=True)))
+    return lines
+
+
+def _opening(view: View) -> str:
+    count = len(view.tasks)
+    hosts = {task.host for task in view.tasks.values()}
+    where = f" on {len(hosts)} hosts" if len(hosts) > 1 else ""
+    epochs = f", {view.epochs} epoch{'s' * (view.epochs != 1)}" if view.epochs else ""
+    return f"{view.run}: {view.strategy}, {count} task{'s' * (count != 1)}{where}{epochs}"
+
+
+def _training(data: Mapping[str, Any]) -> str:
+    validation = data.get("validation_examples")
+    beside = f" · {validation:,} to validate on" if validation else ""
+    return (
+        f"training: {data['epochs']} epoch{'s' * (data['epochs'] != 1)} of {data['steps_per_epoch']:,} steps"
+        f" · {data['batch_size']:,} examples a step · {data['train_examples']:,} to train on{beside}"
+    )
+
+
+def metrics(values: Mapping[str, float]) -> str:
+    return " · ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def number(value: float) -> str:
+    """Four digits that matter, in as few characters as they need."""
+    if not math.isfinite(value):
+        return str(value)
+    magnitude = abs(value)
+    return f"{value:.4f}" if magnitude == 0 or 1e-3 <= magnitude < 1000 else f"{value:.4g}"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: `812 MiB`, `7.8 GiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.1f} {unit}" if unit == "GiB" and count < 100 else f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """`0:12`, `1:02:03`."""
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"

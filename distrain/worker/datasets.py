@@ -1,0 +1,75 @@
+"""From a job's `dataset` to examples: the built-in names, and `package.module:function`.
+
+Owns which names there are and what each takes. Batches, order and shards are the training loop's.
+
+The built-in datasets run no TensorFlow op. A user's function may, and so belongs after the strategy is made, which
+must come before the first op.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from distrain.worker import mnist, npz
+from distrain.worker.download import Report
+from distrain.worker.examples import Dataset, InMemory, Pixels, Stream, in_memory, of_arrays
+from distrain.worker.names import check_arguments, parameters, resolve
+from distrain.worker.refusal import Refusal
+from distrain.worker.returned import dataset_from
+
+__all__ = ["Dataset", "InMemory", "Stream", "load_dataset"]
+
+
+def load_dataset(spec: Mapping[str, Any], report: Report) -> Dataset:
+    """Load what the job's `dataset` names.
+
+    `spec` has `name`, `path` (str or None) and `args`. `report(kind, **data)` sends `download` and `note` events.
+
+    Raises:
+        Refusal: there is no such dataset, or its files, arguments or return value are wrong.
+        Exception: whatever a user's function raises.
+    """
+    name, path, args = spec["name"], spec.get("path"), dict(spec.get("args") or {})
+    if ":" in name:
+        return _from_function(name, path, args)
+    if name not in _BUILT_IN:
+        nearest = sorted(_BUILT_IN, key=lambda known: -difflib.SequenceMatcher(None, name, known).ratio())
+        raise Refusal(f"there is no dataset {name!r}: there are {', '.join(nearest)}, and package.module:function")
+    if args:
+        raise Refusal(f"dataset {name} takes no args, but was given {', '.join(args)}")
+    return _BUILT_IN[name](path, report)
+
+
+def _digits(path: str | None, report: Report) -> Dataset:
+    if path is not None:
+        raise Refusal("dataset digits is part of distrain: leave dataset.path out, or name the dataset that is there")
+    file = resources.files("distrain.worker") / "data" / "digits.npz"
+    with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+        train, validation = (
+            in_memory(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32), split, Pixels(16))
+            for split in ("train", "test")
+        )
+    return of_arrays(train, validation, "digits:")
+
+
+_BUILT_IN: Mapping[str, Callable[[str | None, Report], Dataset]] = {
+    "digits": _digits,
+    "npz": lambda path, report: npz.load(path),
+    **{name: functools.partial(mnist.load, source) for name, source in mnist.SOURCES.items()},
+}
+
+
+def _from_function(name: str, path: str | None, args: dict[str, Any]) -> Dataset:
+    function = resolve(name)
+    if path is not None:
+        if "path" not in (parameters(function) or {}):
+            raise Refusal(f"{name} takes no path, but dataset.path is {path!r}: leave it out, or give it under args")
+        args = {"path": path, **args}
+    check_arguments(function, name, args)
+    return dataset_from(functools.partial(function, **args), name)

@@ -1,0 +1,118 @@
+"""The mathematics of one training step and one validation step, for one replica, in the graph.
+
+Gradients are summed over the replicas once, together with the loss, before anything looks at them: clipping and loss
+scaling then see what a single device would see. (Keras's own optimizer step clips first and sums afterwards.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class TrainStep:
+    """One step of `model`, compiled and built, to be called in a replica context.
+
+    A model class with a `train_step` of its own is trained by that. Its loss per step is then its running metric.
+    """
+
+    def __init__(self, model: keras.Model, *, jit_compile: bool) -> None:
+        self._model = model
+        self._own = type(model).train_step is keras.Model.train_step
+        self._forward_backward: Callable[..., Any] = self._gradients
+        if jit_compile:
+            self._forward_backward = tf.function(self._gradients, jit_compile=True, autograph=False)
+        if self._own:
+            _stop_aggregation(model.optimizer)
+
+    def __call__(self, x: Any, y: Any, metrics: MetricState | None = None, state: Sequence[tf.Tensor] = ()) -> Any:
+        """Apply one step; (the loss over the global batch, the metrics' new `state` where `metrics` is given)."""
+        model = self._model
+        if not self._own:
+            logs = model.train_step((x, y))
+            return tf.cast(logs.get("loss", np.nan), tf.float32), state
+        gradients, loss, y_pred = self._forward_backward(x, y)
+        context = tf.distribute.get_replica_context()
+        variables = [v for v, gradient in zip(model.trainable_variables, gradients, strict=True) if gradient is not None]
+        *gradients, total = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [*(g for g in gradients if g is not None), tf.cast(loss, tf.float32)]
+        )
+        model.optimizer.apply(gradients, variables)
+        with metrics.read_from(state) if metrics else contextlib.nullcontext() as scope:
+            count = tf.shape(tf.nest.flatten(x)[0])[0]
+            model._loss_tracker.update_state(loss * context.num_replicas_in_sync, sample_weight=count)
+            model.compute_metrics(x, y, y_pred)
+        return total, (scope() if scope else state)
+
+    def _gradients(self, x: Any, y: Any) -> tuple[list[tf.Tensor | None], tf.Tensor, Any]:
+        model = self._model
+        with tf.GradientTape() as tape:
+            y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
+            # Keras divides by the number of replicas here, losses of the layers included.
+            loss = model._compute_loss(x=x, y=y, y_pred=y_pred, training=True)
+            scaled = model.optimizer.scale_loss(loss)
+        # Those of a layer that the loss does not depend on are None.
+        return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred
+
+
+def _stop_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+
+
+class MetricState:
+    """The state of a model's metrics, loss included, as one flat vector: what replicas, workers and calls sum up."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self.variables = [variable for metric in model.metrics for variable in metric.variables]
+        self._sizes = [int(np.prod(variable.shape)) for variable in self.variables]
+
+    def reset(self) -> None:
+        self._model.reset_metrics()
+
+    def packed(self, values: Sequence[Any] | None = None) -> tf.Tensor:
+        """In the graph: `values`, by default those that this replica holds, as one float64 vector."""
+        values = self.variables if values is None else values
+        return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in values], axis=0)
+
+    def zeros(self) -> list[tf.Tensor]:
+        return [tf.zeros(variable.shape, variable.dtype) for variable in self.variables]
+
+    @contextlib.contextmanager
+    def read_from(self, state: Sequence[tf.Tensor]) -> Iterator[Callable[[], list[tf.Tensor]]]:
+        """Within, the metrics live in `state` in place of their variables; the value gives what became of it."""
+        with keras.StatelessScope(state_mapping=list(zip(self.variables, state, strict=True))) as scope:
+            yield lambda: [tf.cast(scope.get_current_value(v), v.dtype) for v in self.variables]
+
+    def results(self, vector: np.ndarray) -> dict[str, float]:
+        """What the metrics say of a state that was summed up."""
+        parts = np.split(np.asarray(vector), np.cumsum(self._sizes)[:-1])
+        state = [
+            tf.constant(part.reshape(v.shape), dtype=v.dtype) for part, v in zip(parts, self.variables, strict=True)
+        ]
+        with self.read_from(state):
+            logs = self._model.get_metrics_result()
+        return {name: plain(value) for name, value in logs.items()}
+
+
+def plain(value: Any) -> Any:
+    """A metric's value for logs: a float, or an array where it is one."""
+    array = np.asarray(value)
+    return float(array) if array.ndim == 0 else array
+
+
+def build(model: keras.Model, x: Any, y: Any) -> None:
+    """Make whatever Keras would make at the first batch: weights, metrics, the optimizer's variables.
+
+    `x` and `y` are `tf.TensorSpec`s. Called in the strategy's scope, so that nothing is made while tracing.
+    """
+    x, y = tf.nest.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), (x, y))
+    model._symbolic_build(data_batch=(x, y))
+    model.optimizer.build(model.trainable_variables)
+

@@ -1,0 +1,37 @@
+"""Strategies by name, and what a task does: train under one, or serve those that train."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from distrain.worker.assignment import Assignment
+from distrain.worker.telemetry import Events
+
+if TYPE_CHECKING:
+    from distrain.worker.strategies.interface import Strategy
+
+_MODULES = {
+    "OneDevice": "one_device",
+    "Mirrored": "mirrored",
+    "MultiWorkerMirrored": "multi_worker_mirrored",
+    "ParameterServer": "parameter_server",
+}
+
+
+def open_strategy(assignment: Assignment) -> Strategy:
+    """The job's strategy, connected to the other tasks: waits for those that are not there yet."""
+    name = assignment.job["strategy"]["name"]
+    module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    return module.open_strategy(assignment)
+
+
+def carry_out(assignment: Assignment, events: Events) -> None:
+    """Do the task's part of its run."""
+    from distrain.worker.strategies import parameter_server
+    from distrain.worker.training import train
+
+    if assignment.job["strategy"]["name"] == "ParameterServer" and not assignment.chief:
+        parameter_server.serve(assignment, events)
+    else:
+        train(assignment, events, open_strategy)

@@ -1,0 +1,16 @@
+"""Mirrored: a replica on each device of one task."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from distrain.worker.assignment import Assignment
+from distrain.worker.feed import Share
+from distrain.worker.runtime import local_devices
+from distrain.worker.strategies.synchronous import Synchronous
+
+
+def open_strategy(assignment: Assignment) -> Synchronous:
+    count = assignment.job["cluster"]["devices_per_worker"]
+    strategy = tf.distribute.MirroredStrategy(local_devices(count))
+    return Synchronous(strategy, Share(first=0, count=count, replicas=count))

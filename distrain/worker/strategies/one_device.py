@@ -1,0 +1,15 @@
+"""OneDevice: one replica, in one task."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from distrain.worker.assignment import Assignment
+from distrain.worker.feed import Share
+from distrain.worker.runtime import local_devices
+from distrain.worker.strategies.synchronous import Synchronous
+
+
+def open_strategy(assignment: Assignment) -> Synchronous:
+    (device,) = local_devices(1)
+    return Synchronous(tf.distribute.OneDeviceStrategy(device), Share(first=0, count=1, replicas=1))

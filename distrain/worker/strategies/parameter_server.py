@@ -1,0 +1,205 @@
+"""ParameterServer: the chief hands out steps, workers take them independently, parameter servers hold the weights.
+
+Each worker holds the arrays itself and takes whole global batches: a step is done once, by whichever worker is free.
+Steps are counted here, on the chief: workers updating `optimizer.iterations` at once lose increments.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from distrain.worker.assignment import Assignment
+from distrain.worker.datasets import InMemory, Stream
+from distrain.worker.feed import STREAM_SHUFFLE_EXAMPLES, Cells, prepared, take
+from distrain.worker.step import MetricState, TrainStep
+from distrain.worker.strategies.interface import Call, Plan
+from distrain.worker.strategies.pace import Pace
+from distrain.worker.telemetry import Events
+
+IN_FLIGHT_PER_WORKER = 2
+"""Enough that no worker waits for the chief, and few enough that a stop is near."""
+
+
+def serve(assignment: Assignment, events: Events) -> None:
+    """Be a worker or a parameter server until the task is stopped. Does not return."""
+    cluster = tf.train.ClusterSpec(json.loads(os.environ["TF_CONFIG"])["cluster"])
+    threads = assignment.threads
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + 1)
+    events.phase("connecting")
+    server = tf.distribute.Server(
+        cluster, job_name=assignment.role, task_index=assignment.index, protocol="grpc", config=config
+    )
+    events.ready(parameters=0, replicas=0)
+    server.join()
+
+
+def open_strategy(assignment: Assignment) -> ParameterServer:
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    return ParameterServer(tf.distribute.ParameterServerStrategy(resolver), assignment.workers)
+
+
+class ParameterServer:
+    """The chief's side."""
+
+    replicas = 1
+
+    def __init__(self, strategy: tf.distribute.ParameterServerStrategy, workers: int) -> None:
+        self._strategy = strategy
+        self._workers = workers
+        self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return self._strategy.scope()
+
+    def bind(self, plan: Plan) -> None:
+        self._plan = plan
+        self._iterations = plan.model.optimizer.iterations
+        # Weights live on the parameter servers, out of reach of a compiled function on a worker.
+        self._step = TrainStep(plan.model, jit_compile=False)
+        self._metrics = MetricState(plan.model)
+        self._pace = Pace.of(plan.steps_per_call)
+        self._epoch_state = np.zeros(0)
+        self._source = self._open(plan.dataset.train, repeat=True)
+        self._evaluation: Callable[[], np.ndarray] | None = None
+        train = self._train_memory if isinstance(plan.dataset.train, InMemory) else self._train_stream
+        self._train = tf.function(train, autograph=False)
+
+    def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
+        if first % self._plan.order.steps_per_epoch == 0:
+            self._epoch_state = np.zeros(0)
+        handed_out, done, stop = first, first, False
+        flying: collections.deque[tuple[int, Any]] = collections.deque()
+        while done < last:
+            while handed_out < last and not stop and len(flying) < IN_FLIGHT_PER_WORKER * self._workers:
+                steps = min(self._pace.steps, last - handed_out)
+                start, count = tf.constant(handed_out, tf.int64), tf.constant(steps, tf.int64)
+                flying.append((steps, self._coordinator.schedule(self._train, args=(self._source, start, count))))
+                handed_out += steps
+            if not flying:
+                return
+            steps, result = flying.popleft()
+            losses, state, seconds = result.get()
+            done += steps
+            self._iterations.assign(done)
+            self._pace = self._pace.after(steps, float(seconds))
+            self._epoch_state = state if self._epoch_state.size == 0 else self._epoch_state + state
+            stop = stop or wants_stop()
+            yield Call(steps, np.asarray(losses), self._metrics.results(self._epoch_state), stop)
+
+    def evaluate(self) -> Mapping[str, Any]:
+        if self._evaluation is None:
+            self._evaluation = self._make_evaluation(self._plan.dataset.validation)
+        return self._metrics.results(self._evaluation())
+
+    def agree(self, wants_stop: bool) -> bool:
+        return wants_stop
+
+    # ---- data, resident on the workers
+
+    def _open(self, examples: InMemory | Stream, repeat: bool) -> Any:
+        """Per-worker iterators: over the whole arrays, as one element again and again, or over a stream's batches."""
+        if isinstance(examples, InMemory):
+            arrays = (examples.x, examples.y)
+
+            def dataset() -> tf.data.Dataset:
+                return tf.data.Dataset.from_tensors(arrays).repeat()
+        else:
+            stream, batch_size = self._plan.pipeline.examples(examples), self._plan.order.batch_size
+
+            def dataset() -> tf.data.Dataset:
+                if not repeat:
+                    return self._plan.pipeline.ahead(stream.batch(batch_size))
+                drawn = stream
+                if self._plan.order.shuffle:
+                    # Each worker draws in an order of its own, or all would take the same steps.
+                    seed = tf.cast(tf.timestamp() * 1e6, tf.int64)
+                    drawn = stream.shuffle(min(self._plan.order.size, STREAM_SHUFFLE_EXAMPLES), seed=seed)
+                return self._plan.pipeline.ahead(drawn.repeat().batch(batch_size, drop_remainder=True))
+
+        return iter(self._coordinator.create_per_worker_dataset(dataset))
+
+    # ---- in the graph, on a worker
+
+    def _train_memory(self, source: Any, start: tf.Tensor, count: tf.Tensor) -> Any:
+        examples, order = self._plan.dataset.train, self._plan.order
+        arrays = next(source)
+
+        def batch(step: tf.Tensor) -> Any:
+            return prepared(examples, take(arrays, order.indices(step, 0, order.batch_size)))
+
+        return self._train_steps(batch, start, count)
+
+    def _train_stream(self, source: Any, start: tf.Tensor, count: tf.Tensor) -> Any:
+        return self._train_steps(lambda _: next(source), start, count)
+
+    def _train_steps(self, batch: Callable[[tf.Tensor], Any], start: tf.Tensor, count: tf.Tensor) -> Any:
+        began = tf.timestamp()
+
+        def body(done: tf.Tensor, losses: tf.TensorArray, state: Any) -> Any:
+            loss, state = self._strategy.run(
+                lambda step, state: self._step(*batch(step), self._metrics, state), args=(start + done, state)
+            )
+            return done + 1, losses.write(tf.cast(done, tf.int32), loss), list(state)
+
+        losses = tf.TensorArray(tf.float32, size=tf.cast(count, tf.int32), element_shape=())
+        variables = (tf.constant(0, tf.int64), losses, self._metrics.zeros())
+        _, losses, state = tf.while_loop(lambda done, *_: done < count, body, variables, parallel_iterations=1)
+        losses = losses.stack()
+        with tf.control_dependencies([losses]):
+            seconds = tf.timestamp() - began
+        return losses, self._metrics.packed(state), seconds
+
+    # ---- validation
+
+    def _make_evaluation(self, examples: InMemory | Stream) -> Callable[[], np.ndarray]:
+        if isinstance(examples, Stream):
+            return self._evaluation_here(examples)
+        cells = Cells.of(examples.size, self._plan.order.batch_size, 1)
+        source = self._open(examples, repeat=False)
+
+        @tf.function(autograph=False)
+        def evaluate(source: Any, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+            arrays = next(source)
+
+            def body(step: tf.Tensor, state: Any) -> Any:
+                batch = prepared(examples, take(arrays, cells.indices(step, 0)))
+                return step + 1, self._strategy.run(self._test, args=(batch, state))
+
+            _, state = tf.while_loop(lambda step, _: step < last, body, (first, self._metrics.zeros()))
+            return self._metrics.packed(state)
+
+        def evaluate_all() -> np.ndarray:
+            edges = [cells.steps * part // self._workers for part in range(self._workers + 1)]
+            parts = [
+                self._coordinator.schedule(
+                    evaluate, args=(source, tf.constant(first, tf.int64), tf.constant(last, tf.int64))
+                )
+                for first, last in zip(edges, edges[1:], strict=False)
+                if first < last
+            ]
+            return sum(np.asarray(part.fetch()) for part in parts)
+
+        return evaluate_all
+
+    def _evaluation_here(self, stream: Stream) -> Callable[[], np.ndarray]:
+        """A stream cannot be cut among workers without reading it on each, so the chief reads it once."""
+        batches = self._plan.pipeline.ahead(self._plan.pipeline.examples(stream).batch(self._plan.order.batch_size))
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def evaluate_batch(batch: Any) -> tf.Tensor:
+            return self._metrics.packed(self._test(batch, self._metrics.zeros()))
+
+        return lambda: sum(evaluate_batch(batch).numpy() for batch in batches)
+
+    def _test(self, batch: Any, state: Any) -> list[tf.Tensor]:
+        with self._metrics.read_from(state) as current:
+            self._plan.model.test_step(batch)
+            return current()

@@ -1,0 +1,189 @@
+"""Steps that all replicas take together: what OneDevice, Mirrored and MultiWorkerMirrored have in common.
+
+One call from the host runs many steps in one graph. Per step the replicas exchange their gradients and loss, once;
+per call the metrics, the call's duration and the wish to stop, once: so every task makes the same decisions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from distrain.worker.datasets import InMemory, Stream
+from distrain.worker.feed import Cells, MemoryFeed, Share, StreamFeed, prepared, resident, split, take
+from distrain.worker.refusal import Refusal
+from distrain.worker.step import MetricState, TrainStep
+from distrain.worker.strategies.interface import Call, Plan
+from distrain.worker.strategies.pace import Pace
+
+
+class Synchronous:
+    """Drives a `tf.distribute` strategy, of whose replicas `share` says which are this task's."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, share: Share) -> None:
+        self._strategy = strategy
+        self._share = share
+        self.replicas = share.replicas
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return self._strategy.scope()
+
+    def bind(self, plan: Plan) -> None:
+        self._plan = plan
+        train, order = plan.dataset.train, plan.order
+        if isinstance(train, InMemory):
+            self._feed = MemoryFeed(train, order, self._share)
+        else:
+            self._feed = StreamFeed(train, order, self._share, plan.pipeline)
+        self._step = TrainStep(plan.model, jit_compile=plan.jit_compile)
+        self._metrics = MetricState(plan.model)
+        self._pace = Pace.of(plan.steps_per_call)
+        self._last_call_s = 0.0
+        self._source: Any = None
+        self._evaluation: Callable[[], np.ndarray] | None = None
+        self._train = tf.function(self._train_steps, autograph=False)
+        self._sum = tf.function(lambda votes: self._summed(votes, metrics=False), autograph=False)
+        _give_replicas_their_own_randomness(self._strategy, plan.model)
+
+    def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
+        if first % self._plan.order.steps_per_epoch == 0:
+            self._metrics.reset()
+            self._source = self._feed.open(first)
+        elif self._source is None:
+            self._source = self._feed.open(first)
+        step = first
+        while step < last:
+            steps = min(self._pace.steps, last - step)
+            started = time.monotonic()
+            votes = tf.constant([self._last_call_s, float(wants_stop())], tf.float64)
+            losses, vector = self._train(tf.constant(step, tf.int64), tf.constant(steps, tf.int64), votes, self._source)
+            losses, (seconds, stop, *state) = losses.numpy(), vector.numpy()
+            # The sum over all tasks, so that all of them choose the same number of steps; it is of the call before.
+            if self._last_call_s:
+                self._pace = self._pace.after(self._last_steps, seconds / self._share.workers)
+            self._last_call_s, self._last_steps = time.monotonic() - started, steps
+            step += steps
+            yield Call(steps, losses, self._metrics.results(np.array(state)), bool(stop))
+            if stop:
+                return
+
+    def evaluate(self) -> Mapping[str, Any]:
+        if self._evaluation is None:
+            self._evaluation = self._make_evaluation(self._plan.dataset.validation)
+        self._metrics.reset()
+        return self._metrics.results(self._evaluation())
+
+    def agree(self, wants_stop: bool) -> bool:
+        if self._share.workers == 1:
+            return wants_stop
+        return bool(self._sum(tf.constant([float(wants_stop)], tf.float64)).numpy()[0])
+
+    # ---- in the graph
+
+    def _train_steps(self, start: tf.Tensor, steps: tf.Tensor, votes: tf.Tensor, source: Any) -> Any:
+        def body(done: tf.Tensor, losses: tf.TensorArray) -> Any:
+            batches = self._feed.batches(start + done, source)
+            total = self._strategy.run(self._replica_step, args=(self._per_replica(batches),))
+            return done + 1, losses.write(tf.cast(done, tf.int32), self._first(total))
+
+        losses = tf.TensorArray(tf.float32, size=tf.cast(steps, tf.int32), element_shape=())
+        _, losses = tf.while_loop(lambda done, _: done < steps, body, (tf.constant(0, tf.int64), losses))
+        return losses.stack(), self._summed(votes, metrics=True)
+
+    def _replica_step(self, batch: Any) -> tf.Tensor:
+        x, y = self._feed.prepared(batch)
+        return self._step(x, y)[0]
+
+    def _summed(self, votes: tf.Tensor, metrics: bool) -> tf.Tensor:
+        """`votes` of every task, then the metrics of every replica, summed over all of them."""
+
+        def replica() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            vector = votes / self._share.count
+            if metrics:
+                vector = tf.concat([vector, self._metrics.packed()], axis=0)
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+        return self._first(self._strategy.run(replica))
+
+    def _per_replica(self, values: list[Any]) -> Any:
+        if len(values) == 1:
+            return values[0]
+        remaining = iter(values)
+        return self._strategy.experimental_distribute_values_from_function(lambda _: next(remaining))
+
+    def _first(self, value: Any) -> tf.Tensor:
+        return self._strategy.experimental_local_results(value)[0]
+
+    # ---- validation: no exchange until its end, so tasks need not have the same number of steps
+
+    def _make_evaluation(self, examples: InMemory | Stream) -> Callable[[], np.ndarray]:
+        none = tf.zeros([0], tf.float64)
+        if isinstance(examples, InMemory):
+            if examples.size < self.replicas:
+                raise Refusal(
+                    f"validation has {examples.size} examples for {self.replicas} replicas: "
+                    "give it one for each at least, or set training.validation to false"
+                )
+            arrays = resident(examples)
+            cells = Cells.of(examples.size, self._plan.order.batch_size, self.replicas)
+
+            @tf.function(autograph=False)
+            def evaluate_all() -> tf.Tensor:
+                def body(step: tf.Tensor) -> tf.Tensor:
+                    with tf.device("CPU:0"):
+                        batches = [
+                            take(arrays, cells.indices(step, self._share.first + replica))
+                            for replica in range(self._share.count)
+                        ]
+                    self._strategy.run(
+                        lambda batch: self._replica_test(prepared(examples, batch)), args=(self._per_replica(batches),)
+                    )
+                    return step + 1
+
+                tf.while_loop(lambda step: step < cells.steps, body, (tf.constant(0, tf.int64),))
+                return self._summed(none, metrics=True)
+
+            return lambda: evaluate_all().numpy()
+
+        batches = self._plan.pipeline.examples(examples).batch(self._plan.order.batch_size // self._share.workers)
+        batches = self._plan.pipeline.ahead(batches.shard(self._share.workers, self._share.worker))
+
+        @tf.function(autograph=False, reduce_retracing=True)
+        def evaluate_batch(batch: Any) -> None:
+            self._strategy.run(self._replica_test, args=(self._per_replica(split(batch, self._share.count)),))
+
+        summed = tf.function(lambda: self._summed(none, metrics=True), autograph=False)
+
+        def evaluate_stream() -> np.ndarray:
+            for batch in batches:
+                evaluate_batch(batch)
+            return summed().numpy()
+
+        return evaluate_stream
+
+    def _replica_test(self, batch: tuple[Any, Any]) -> None:
+        self._plan.model.test_step(batch)
+
+
+def _give_replicas_their_own_randomness(strategy: tf.distribute.Strategy, model: Any) -> None:
+    """Dropout and the like draw something else on each replica; on the first, what a single device would draw."""
+    states = [v.value for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+    if not states or strategy.num_replicas_in_sync == 1:
+        return
+
+    @tf.function(autograph=False)
+    def shift() -> None:
+        def replica() -> None:
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for state in states:
+                state.assign_add(tf.cast([number, 0], state.dtype) * 1_000_003)
+
+        strategy.run(replica)
+
+    shift()
