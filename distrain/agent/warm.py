@@ -19,7 +19,6 @@ No request is sent before the import is done: until then a request can simply be
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -71,6 +70,7 @@ class Preloaded:
     environment: Mapping[str, str]
     tree: str
     printed: Callable[[bytes, tuple[str, ...]], None]
+    pid: int | None = field(default=None, init=False)
     ready: bool = field(default=False, init=False)
     failed: str | None = field(default=None, init=False)
 
@@ -83,6 +83,7 @@ class Preloaded:
         self.transcript = bytearray()
         self._waiting: dict[str, Request] = {}
         self._asked: list[str] = []
+        self.report_fd = -1
         self.pipe = Pipe(self._print)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.setblocking(False)
@@ -131,7 +132,7 @@ class Preloaded:
             self.failed = refusal.message
 
     def answers(self) -> Iterator[Forked | NotForked]:
-        """What the process has answered by now. At the end of its socket, no request will be answered any more."""
+        """What the process has answered by now. Look at `failed` afterwards."""
         while self.failed is None:
             try:
                 packet = self.socket.recv(_MAX_ANSWER_BYTES)
@@ -139,26 +140,41 @@ class Preloaded:
                 return
             except OSError:
                 packet = b""
-            if not packet:
-                self.failed = "it ended"
-                return
-            yield from self._answer(json.loads(packet))
+            if packet:
+                yield from self._answer(json.loads(packet))
+            else:
+                self.failed = "its process ended"
 
-    def abandoned(self, how: str) -> list[NotForked]:
-        """The process is gone: every request that it leaves open."""
-        keys = [*self._asked, *self._waiting]
+    def reap(self) -> None:
+        """Notice if the process has ended."""
+        if self.pid is None:
+            return
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid:
+            self.pid = None
+            code = os.waitstatus_to_exitcode(status)
+            self.failed = self.failed or (
+                f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
+            )
+
+    def abandoned(self) -> Iterator[NotForked]:
+        """Every request that will not be answered, now that it has failed."""
+        what = "the process that holds TensorFlow is gone" if self.ready else "TensorFlow could not be imported"
+        for key in (*self._asked, *self._waiting):
+            yield NotForked(key, f"{what}: {self.failed}")
         self._asked.clear()
         self._waiting.clear()
-        what = "TensorFlow could not be imported" if not self.ready else "the process with TensorFlow in it is gone"
-        return [NotForked(key, f"{what}: {how if self.failed in (None, 'it ended') else self.failed}") for key in keys]
 
     def close(self) -> None:
-        """End the process: the end of the socket tells it, the signal makes sure of it. It has no state to lose."""
+        """End the process: it has no state to lose. It stays to be reaped, as any child."""
         self.pipe.close()
         self.socket.close()
-        if hasattr(self, "pid"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        if self.report_fd >= 0:
+            os.close(self.report_fd)
+            self.report_fd = -1
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.pid = None
 
     def _answer(self, answer: Mapping[str, Any]) -> Iterator[Forked | NotForked]:
         if "preloaded" in answer:
@@ -172,6 +188,7 @@ class Preloaded:
                 yield Forked(answer["task"], answer["pid"])
             else:
                 yield NotForked(answer["task"], str(answer["error"]))
+            self._send_waiting()
 
     def _send_waiting(self) -> None:
         for key, request in list(self._waiting.items()):

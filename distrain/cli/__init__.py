@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -65,6 +66,9 @@ def run(
     result = run_job(spec, job_file=job, runs_dir=runs_dir, plain=plain, to_stderr=as_json)
     if as_json:
         show.summary(result)
+    if not result.shown:
+        # A stopped terminal would hold the interpreter's own flush of stdout for ever.
+        os._exit(result.exit_code)
     return result.exit_code
 
 

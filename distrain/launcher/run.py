@@ -72,8 +72,8 @@ def run_job(
             summary = loop.run()
         finally:
             loop.close_links()
-            shown = all([sink.close() for sink in sinks])
-    return RunResult(summary, rundir.path, loop.state.exit_code, shown)
+            closed = [sink.close() for sink in sinks]
+    return RunResult(summary, rundir.path, loop.state.exit_code, shown=all(closed))
 
 
 def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:

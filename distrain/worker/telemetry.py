@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import sys
 import threading
 import time
@@ -72,6 +73,14 @@ class Events:
 
     def note(self, message: str, level: str = "info") -> None:
         self.send("note", level=level, message=message)
+
+    def ready(self, *, parameters: int, replicas: int) -> None:
+        """The task stands and waits for nothing more; TensorFlow is imported by now."""
+        import keras
+        import tensorflow as tf
+
+        versions = {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
+        self.send("ready", versions=versions, parameters=parameters, replicas=replicas)
 
     def failure(self, error: BaseException) -> None:
         """Say why the task ends: a Refusal is told by its sentence alone, anything else with its traceback."""

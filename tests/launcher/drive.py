@@ -1,4 +1,7 @@
-"""Runs a job as `distrain run` does, with the interpreter of the tasks as a parameter. Usage: drive.py JOB RUNS_DIR PYTHON"""
+"""Runs a job as `distrain run` does, with the interpreter of the tasks as a parameter.
+
+Usage: drive.py JOB RUNS_DIR PYTHON
+"""
 
 import sys
 from pathlib import Path

@@ -18,6 +18,11 @@ from process_table import MARK, Process, marked, wait_until
 
 pytestmark = pytest.mark.processes
 HERE = Path(__file__).parent
+RAW = {
+    "unfinished": b"no newline at the end",
+    "invalid": b"\xff\xfe\x80 not UTF-8\n",
+    "long": b"x" * 10_000_000 + b"\n",
+}
 
 
 class ToyRun:
@@ -74,7 +79,9 @@ class ToyRun:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.rundir / "events.jsonl").read_text().splitlines()]
+        text = (self.rundir / "events.jsonl").read_text()
+        # A line that is just being written has no newline yet.
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def event(self, kind: str, task: str | None = None) -> dict[str, Any]:
         return next(event for event in self.events if event["kind"] == kind and task in (None, event["task"]))
@@ -96,6 +103,9 @@ class ToyRun:
             }
 
         wait_until(ready, 30, "every task ready")
+
+    def addresses(self) -> set[str]:
+        return {task["address"] for task in json.loads((self.rundir / "plan.json").read_text())["tasks"]}
 
     def processes(self) -> list[Process]:
         return marked(self.mark)
@@ -247,11 +257,7 @@ def test_two_runs_at_once_do_not_disturb_each_other(toy_run: Any) -> None:
     long, short = toy_run(TOY="ready,children=1,wait"), toy_run(TOY="ready,children=1,wait")
     long.all_ready()
     short.all_ready()
-    ports = [
-        {task["address"] for task in json.loads((run.rundir / "plan.json").read_text())["tasks"]}
-        for run in (long, short)
-    ]
-    assert not ports[0] & ports[1]
+    assert not long.addresses() & short.addresses()
     os.kill(short.launcher.pid, signal.SIGINT)
     assert short.wait() == 130
     assert short.processes() == []
@@ -266,13 +272,8 @@ def test_two_runs_at_once_do_not_disturb_each_other(toy_run: Any) -> None:
 def test_a_task_log_holds_every_byte(toy_run: Any, kind: str) -> None:
     run = toy_run(TOY=f"ready,raw={kind},train,done")
     assert run.wait() == 0
-    data = {
-        "unfinished": b"no newline at the end",
-        "invalid": b"\xff\xfe\x80 not UTF-8\n",
-        "long": b"x" * 10_000_000 + b"\n",
-    }
     for task in ("worker-0", "worker-1"):
-        assert (run.rundir / "logs" / f"{task}.log").read_bytes() == data[kind]
+        assert (run.rundir / "logs" / f"{task}.log").read_bytes() == RAW[kind]
 
 
 def test_many_lines_of_two_tasks_are_all_there(toy_run: Any) -> None:

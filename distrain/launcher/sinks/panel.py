@@ -19,13 +19,15 @@ from distrain.launcher.sinks.words import duration, metrics, size
 _WIDE = 56
 """Columns from which there is room for every column of the table."""
 
+_TALL = 8
+"""Rows from which one more for validation does not take the tasks' place."""
+
 
 def panel(view: View, *, width: int, rows: int, now: float) -> RenderableType:
     """At most `rows` rows (at least 3) of at most `width` columns."""
     parts: list[RenderableType] = [Rule(style="dim"), _title(view, width, now), _advance(view, width)]
-    figures = _figures(view)
-    if figures and len(parts) < rows:
-        parts.append(Text(figures, no_wrap=True, overflow="ellipsis"))
+    figures = _figures(view, width) if rows >= _TALL else _figures(view, None)
+    parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in figures[: rows - len(parts)]]
     room = rows - len(parts) - 1
     if view.tasks and room >= 1:
         parts.append(_table(view, width, room))
@@ -73,13 +75,17 @@ def _preparing(view: View) -> str:
     return f"{ready} of {len(view.tasks)} ready · " + " · ".join(f"{count} {state}" for state, count in behind.items())
 
 
-def _figures(view: View) -> str:
+def _figures(view: View, width: int | None) -> list[str]:
+    """One line, or two if one does not fit into `width`."""
     parts = [metrics(view.train)] if view.train else []
     if view.examples_per_s is not None:
         parts.append(f"{view.examples_per_s:,.0f} examples/s")
-    if view.validation:
-        parts.append(f"validation {metrics(view.validation)}")
-    return " · ".join(parts)
+    now = [" · ".join(parts)] if parts else []
+    validation = [f"validation {metrics(view.validation)}"] if view.validation else []
+    together = " · ".join(now + validation)
+    if width is not None and len(together) > width:
+        return now + validation
+    return [together] if together else []
 
 
 def _table(view: View, width: int, room: int) -> RenderableType:

@@ -1,0 +1,166 @@
+"""One task on this host, from its start until nothing of it is left. Owns its pipes and what is signalled when.
+
+The main process, once ended, is kept as a zombie until the rest of the task is gone. So its number, which names the
+task's process group and session, cannot be given to anybody else while we may still signal them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from distrain.agent import processes, spawn
+from distrain.agent.processes import Process
+from distrain.agent.streams import EventLines, Pipe
+from distrain.wire import EVENTS_FD_VARIABLE, Message, StartTask, TaskCleared, TaskExited, TaskOutput, TaskStarted
+
+STRAY_GRACE_S = 2.0
+"""How long what a task leaves running has between TERM and KILL."""
+
+_MARK_VARIABLE = "DISTRAIN_MARK"
+
+
+class State(enum.Enum):
+    STARTING = enum.auto()
+    RUNNING = enum.auto()
+    CLEARING = enum.auto()
+    """The main process has ended, and what it left behind is being ended."""
+    CLEARED = enum.auto()
+
+
+class Task:
+    def __init__(self, request: StartTask, emit: Callable[[Message], None]) -> None:
+        self.request = request
+        self.name = request.task
+        self.attempt = request.attempt
+        self.state = State.STARTING
+        self.pid: int | None = None
+        self.report_fd = -1
+        self.kill_at: float | None = None
+        """When (monotonic) whatever is left is killed. None: no stop was asked for."""
+        self._emit = emit
+        self._mark = os.urandom(16).hex()
+        lines = EventLines(self.name, self.attempt)
+        self.output = Pipe(self.print)
+        self.events = Pipe(
+            lambda data: self._emit_all(lines.feed(data)),
+            lambda: self._emit_all(lines.finish()),
+        )
+        self._pipe_names = frozenset({processes.name_of(self.output.fd), processes.name_of(self.events.fd)})
+
+    @property
+    def own_environment(self) -> Mapping[str, str]:
+        """What the task's environment has beyond the agent's."""
+        return {**self.request.env, EVENTS_FD_VARIABLE: str(spawn.EVENTS_FD), _MARK_VARIABLE: self._mark}
+
+    def print(self, data: bytes) -> None:
+        """Pass on bytes as printed by the task."""
+        self._emit(TaskOutput(self.name, self.attempt, data))
+
+    def owns_orphan(self, process: Process) -> bool:
+        """Whether a process without a living parent is ours: it has our mark, or one of our pipes."""
+        mark = f"{_MARK_VARIABLE}={self._mark}".encode()
+        return processes.has_in_environment(process, mark) or processes.holds_any(process, self._pipe_names)
+
+    def started(self, pid: int) -> None:
+        """The main process runs, and leads a session and process group of its own."""
+        self.pid = pid
+        self.state = State.RUNNING
+        self.output.give_away()
+        self.events.give_away()
+        self._emit(TaskStarted(self.name, self.attempt, time.time(), pid))
+        if self.kill_at is not None:
+            self._terminate_group()
+
+    def reported(self) -> None:
+        """The fork of a cold task has said whether the program runs."""
+        assert self.pid is not None
+        refusal = spawn.read_report(self.report_fd, self.request.argv, self.request.cwd)
+        self.report_fd = -1
+        if refusal is None:
+            self.started(self.pid)
+        else:
+            self.refuse(refusal.exit_code, refusal.message)
+
+    def refuse(self, exit_code: int, message: str) -> None:
+        """The task never ran."""
+        if self.pid is not None:
+            os.waitpid(self.pid, 0)  # it has said why, and does nothing more but end
+        self._close_pipes()
+        self.state = State.CLEARED
+        self._emit(TaskExited(self.name, self.attempt, time.time(), exit_code, None, message))
+        self._emit(TaskCleared(self.name, self.attempt))
+
+    def notice_exit(self) -> None:
+        """See whether the main process has ended, without reaping it."""
+        if self.pid is None or self.state not in (State.STARTING, State.RUNNING):
+            return
+        result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is None:
+            return
+        if self.state is State.STARTING:
+            self.reported()  # it ended, so it has reported
+        if self.state is not State.RUNNING:
+            return
+        self.state = State.CLEARING
+        self.output.drain()
+        self.events.drain()
+        exited = result.si_code == os.CLD_EXITED
+        code, number = (result.si_status, None) if exited else (None, result.si_status)
+        self._emit(TaskExited(self.name, self.attempt, time.time(), code, number))
+
+    def stop(self, now: float, grace_s: float) -> None:
+        """TERM now, KILL when `grace_s` is over. Said again, it can only come sooner."""
+        first = self.kill_at is None
+        self.kill_at = now + grace_s if self.kill_at is None else min(self.kill_at, now + grace_s)
+        if first and self.state is State.RUNNING:
+            self._terminate_group()
+
+    def end_rest(self, now: float, members: Iterable[Process]) -> None:
+        """The main process has ended: end the others that are left, `members`, or be done if there are none."""
+        left = list(members)
+        if not left:
+            self._clear()
+            return
+        if self.kill_at is None:
+            self.kill_at = now + STRAY_GRACE_S
+            self._signal(left, signal.SIGTERM, signal.SIGCONT)
+        if now >= self.kill_at:
+            self._signal(left, signal.SIGKILL)
+
+    def kill(self, members: Iterable[Process]) -> None:
+        """The deadline is over and the main process still runs."""
+        self._signal(list(members), signal.SIGKILL)
+
+    def _clear(self) -> None:
+        assert self.pid is not None
+        self.output.drain()
+        self.events.drain()
+        self._close_pipes()
+        os.waitpid(self.pid, 0)
+        self.state = State.CLEARED
+        self._emit(TaskCleared(self.name, self.attempt))
+
+    def _terminate_group(self) -> None:
+        assert self.pid is not None
+        for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process sees TERM only when it goes on
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    @staticmethod
+    def _signal(members: list[Process], *numbers: int) -> None:
+        for number in numbers:
+            for process in members:
+                processes.send_signal(process, number)
+
+    def _close_pipes(self) -> None:
+        self.output.close()
+        self.events.close()
+
+    def _emit_all(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            self._emit(message)

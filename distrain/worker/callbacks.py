@@ -1,0 +1,65 @@
+"""Keras callbacks in a loop that is not Keras's: which of them run in this task, and how often they are called.
+
+All tasks that train call the same callbacks with the same logs, so that they decide alike; those of Keras that write
+files run on the chief alone. `on_train_batch_*` come once per call from the host, with the index of its last step; a
+callback of the user's own that has them gets them for every step, at the price of one call per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from distrain.worker.names import check_arguments
+from distrain.worker.recipe import find_class, of_user
+from distrain.worker.refusal import Refusal
+
+_WRITERS = (
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.TensorBoard,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.RemoteMonitor,
+)
+_PER_STEP = ("on_train_batch_begin", "on_train_batch_end", "on_batch_begin", "on_batch_end")
+
+
+def make_callbacks(specs: Sequence[Mapping[str, Any]], *, chief: bool) -> list[keras.callbacks.Callback]:
+    """The callbacks that run in this task.
+
+    Raises:
+        Refusal: a name, an argument, or a callback that cannot work here.
+    """
+    made = [_make(spec["name"], spec["args"]) for spec in specs]
+    return [callback for callback in made if chief or not isinstance(callback, _WRITERS)]
+
+
+def wants_every_step(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
+    """Whether one of the user's own does something at each step."""
+    return any(
+        getattr(type(callback), name) is not getattr(keras.callbacks.Callback, name)
+        for callback in callbacks
+        if not type(callback).__module__.startswith("keras.")
+        for name in _PER_STEP
+    )
+
+
+def _make(name: str, args: Mapping[str, Any]) -> keras.callbacks.Callback:
+    if ":" in name:
+        callback = of_user(name, args)
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise Refusal(f"callback {name} gives a {type(callback).__name__}: it must give a keras.callbacks.Callback")
+    else:
+        found = find_class(keras.callbacks, keras.callbacks.Callback, "callback", name)
+        check_arguments(found, f"callback {found.__name__}", args)
+        try:
+            callback = found(**args)
+        except (TypeError, ValueError) as error:
+            raise Refusal(f"callback {found.__name__} refuses its arguments: {error}") from error
+    if isinstance(callback, keras.callbacks.BackupAndRestore):
+        raise Refusal(
+            "callback BackupAndRestore overwrites its only copy and knows no chief: "
+            "remove it and write checkpoint: {every_epochs: 1} instead"
+        )
+    return callback
