@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,10 @@ from types import TracebackType
 from typing import Any
 
 BASELINES = Path(__file__).parent / "baselines"
+
+
+DEADLINE_S = 300.0
+"""No one measurement takes as long: what still runs then hangs, and is ended so that the benchmark fails."""
 
 
 class Processes:
@@ -29,13 +34,18 @@ class Processes:
         self.began = time.time()
         self._started: list[subprocess.Popen[str]] = []
         self._errors = tempfile.TemporaryFile()
+        self._deadline = threading.Timer(DEADLINE_S, self._kill)
+        self._deadline.daemon = True
+        self._deadline.start()
 
-    def start(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             argv,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=self._errors,
             text=True,
             start_new_session=True,
@@ -55,13 +65,18 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._deadline.cancel()
+        self._kill()
         for process in self._started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if process.stdout:
                 process.stdout.close()
         self._errors.close()
+
+    def _kill(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Baseline(Processes):

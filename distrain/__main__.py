@@ -25,7 +25,7 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read the output has gone: there is nobody left to tell.
         code = 1
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
     sys.exit(code)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import keras
 import tensorflow as tf
-from digits_task import LEARNING_RATE, build, load
+from mnist_task import LEARNING_RATE, build, load
 
 
 def main(folder: str, batch_size: int, steps: int) -> None:

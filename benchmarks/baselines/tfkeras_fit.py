@@ -17,7 +17,7 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import tensorflow as tf
 import tf_keras
-from digits_task import LEARNING_RATE, build, load
+from mnist_task import LEARNING_RATE, build, load
 
 
 class Report(tf_keras.callbacks.Callback):
@@ -40,7 +40,8 @@ def main() -> None:
     threads = options.threads
     if options.strategy == "ParameterServer" and role in ("worker", "ps"):
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        limits = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
+        # Only the threads within an operation: a server with a single one between operations deadlocks.
+        limits = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads)
         server = tf.distribute.Server(
             resolver.cluster_spec(),
             job_name=role,

@@ -21,10 +21,9 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
+from typing import NoReturn
 
 PROTOCOL = 1
 _MAX_LINE_BYTES = 65536
@@ -73,6 +72,9 @@ def tree_digest(tree: str) -> str | None:
 
 def store(bundle: bytes, tree: str, digest: str) -> bool:
     """Make `tree` a copy of `bundle`, whole or not at all. False: it cannot be written there."""
+    import shutil  # here, as for most starts the code is there already, and start-up time counts
+    import tempfile
+
     parent = os.path.dirname(tree)
     fresh = None
     try:
@@ -144,6 +146,9 @@ def _cache(given: str | None) -> str | None:
 
 def _store_privately(bundle: bytes, cache: str | None) -> str:
     """Unpack to a temporary folder, which the guard removes at the end."""
+    import shutil
+    import tempfile
+
     folder = None
     try:
         folder = tempfile.mkdtemp(prefix="distrain-code-")
@@ -184,7 +189,7 @@ def _answer(text: str) -> None:
     os.write(1, f"\ndistrain-agent {PROTOCOL} {text}\n".encode())
 
 
-def _refuse(sentence: str) -> None:
+def _refuse(sentence: str) -> NoReturn:
     _answer("error " + json.dumps(sentence))
     sys.exit(1)
 

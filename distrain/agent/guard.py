@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import sys
 import time
@@ -41,6 +40,8 @@ def run(tree: str, removed_at_end: str | None) -> NoReturn:
     exit_code = _watch(agent)
     processes.end_all_below()
     if removed_at_end is not None:
+        import shutil
+
         shutil.rmtree(removed_at_end, ignore_errors=True)
     os._exit(exit_code)
 
@@ -55,7 +56,7 @@ def _become_agent(tree: str, alive_fd: int, guard: int) -> NoReturn:
 
         exit_code = main(tree, alive_fd, guard)
     except BaseException:  # noqa: BLE001  (the process ends here, whatever happened)
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(exit_code)
 

@@ -7,7 +7,6 @@ when the disk is full too does `has_room` turn false: then the tasks' pipes are 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import deque
 from itertools import islice
 
@@ -114,6 +113,8 @@ class _Segment:
     """An unlinked file, written at its end and read from its start."""
 
     def __init__(self, folder: str | None) -> None:
+        import tempfile  # not at the top: most agents never need it
+
         self._fd, path = tempfile.mkstemp(prefix="distrain-outbox-", dir=folder)
         os.unlink(path)
         self.size = 0

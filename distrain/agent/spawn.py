@@ -10,7 +10,6 @@ import errno
 import fcntl
 import os
 import signal
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -68,6 +67,8 @@ def file_of(data: bytes) -> int:
     try:
         fd = os.memfd_create("distrain")
     except (AttributeError, OSError):
+        import tempfile
+
         fd, path = tempfile.mkstemp()
         os.unlink(path)
     rest = memoryview(data)
@@ -100,7 +101,7 @@ def _become(
         step = "cwd"
         os.chdir(cwd)
         step = "exec"
-        os.execvpe(argv[0], argv, env)
+        os.execvpe(argv[0], list(argv), env)
     except OSError as error:
         os.write(report, f"{step} {error.errno}".encode())
     except BaseException:  # noqa: BLE001  (this process ends here, whatever happened)
@@ -111,7 +112,9 @@ def _become(
 def _refusal(step: str, number: int, program: str, cwd: str) -> Refusal:
     why = os.strerror(number)
     if step == "cwd":
-        return Refusal(125, f"the working directory {cwd} cannot be entered: {why}; create it there or run from another")
+        return Refusal(
+            125, f"the working directory {cwd} cannot be entered: {why}; create it there or run from another"
+        )
     if step == "start":
         return Refusal(125, f"{program} could not be started: {why}")
     if number == errno.ENOENT and os.path.exists(os.path.join(cwd, program)):

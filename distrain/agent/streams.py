@@ -47,8 +47,10 @@ class Pipe:
             os.close(self.write_fd)
             self.write_fd = -1
 
-    def read(self, now: float) -> int:
+    def read(self) -> int:
         """Pass on what one read gives; its size. At the end of the stream, the pipe closes."""
+        if not self.is_open:
+            return 0
         try:
             data = os.read(self.fd, PIPE_BYTES)
         except BlockingIOError:
@@ -56,7 +58,7 @@ class Pipe:
         if not data:
             self.close()
             return 0
-        self.resume_at = now + _PAUSE_S if len(data) < _BUSY_BYTES else 0.0
+        self.resume_at = time.monotonic() + _PAUSE_S if len(data) < _BUSY_BYTES else 0.0
         self._consume(data)
         return len(data)
 
@@ -67,9 +69,9 @@ class Pipe:
         waiting = bytearray(4)
         fcntl.ioctl(self.fd, termios.FIONREAD, waiting)
         left: int = struct.unpack("i", waiting)[0]
-        now = time.monotonic()
-        while left > 0 and (size := self.read(now)):
+        while left > 0 and (size := self.read()):
             left -= size
+        self.read()  # it may have reached its end, which completes a last line
         self.resume_at = 0.0
 
     def close(self) -> None:

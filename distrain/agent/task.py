@@ -33,6 +33,12 @@ class State(enum.Enum):
 
 
 class Task:
+    """A task that is to be started.
+
+    Raises:
+        OSError: there are no descriptors left for its streams.
+    """
+
     def __init__(self, request: StartTask, emit: Callable[[Message], None]) -> None:
         self.request = request
         self.name = request.task
@@ -45,11 +51,16 @@ class Task:
         self._emit = emit
         self._mark = os.urandom(16).hex()
         lines = EventLines(self.name, self.attempt)
-        self.output = Pipe(self.print)
-        self.events = Pipe(
-            lambda data: self._emit_all(lines.feed(data)),
-            lambda: self._emit_all(lines.finish()),
-        )
+        with contextlib.ExitStack() as opened:
+            self.stdin = spawn.file_of(request.stdin)
+            opened.callback(os.close, self.stdin)
+            self.output = Pipe(self.print)
+            opened.callback(self.output.close)
+            self.events = Pipe(
+                lambda data: self._emit_all(lines.feed(data)),
+                lambda: self._emit_all(lines.finish()),
+            )
+            opened.pop_all()
         self._pipe_names = frozenset({processes.name_of(self.output.fd), processes.name_of(self.events.fd)})
 
     @property
@@ -70,8 +81,7 @@ class Task:
         """The main process runs, and leads a session and process group of its own."""
         self.pid = pid
         self.state = State.RUNNING
-        self.output.give_away()
-        self.events.give_away()
+        self._give_away()
         self._emit(TaskStarted(self.name, self.attempt, time.time(), pid))
         if self.kill_at is not None:
             self._terminate_group()
@@ -79,21 +89,21 @@ class Task:
     def reported(self) -> None:
         """The fork of a cold task has said whether the program runs."""
         assert self.pid is not None
-        refusal = spawn.read_report(self.report_fd, self.request.argv, self.request.cwd)
+        report = spawn.read_report(self.report_fd, self.request.argv, self.request.cwd)
         self.report_fd = -1
-        if refusal is None:
+        if report is None:
             self.started(self.pid)
         else:
-            self.refuse(refusal.exit_code, refusal.message)
+            self.refuse(report.exit_code, report.message)
 
     def refuse(self, exit_code: int, message: str) -> None:
         """The task never ran."""
         if self.pid is not None:
             os.waitpid(self.pid, 0)  # it has said why, and does nothing more but end
-        self._close_pipes()
+        self.close()
         self.state = State.CLEARED
-        self._emit(TaskExited(self.name, self.attempt, time.time(), exit_code, None, message))
-        self._emit(TaskCleared(self.name, self.attempt))
+        for answer in refusal(self.request, exit_code, message):
+            self._emit(answer)
 
     def notice_exit(self) -> None:
         """See whether the main process has ended, without reaping it."""
@@ -133,14 +143,16 @@ class Task:
             self._signal(left, signal.SIGKILL)
 
     def kill(self, members: Iterable[Process]) -> None:
-        """The deadline is over and the main process still runs."""
-        self._signal(list(members), signal.SIGKILL)
+        """The deadline is over and the main process still runs, or has not yet reported that it does."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
+        self._signal(members, signal.SIGKILL)
 
     def _clear(self) -> None:
         assert self.pid is not None
         self.output.drain()
         self.events.drain()
-        self._close_pipes()
+        self.close()
         os.waitpid(self.pid, 0)
         self.state = State.CLEARED
         self._emit(TaskCleared(self.name, self.attempt))
@@ -152,15 +164,31 @@ class Task:
                 os.killpg(self.pid, number)
 
     @staticmethod
-    def _signal(members: list[Process], *numbers: int) -> None:
+    def _signal(members: Iterable[Process], *numbers: int) -> None:
         for number in numbers:
             for process in members:
                 processes.send_signal(process, number)
 
-    def _close_pipes(self) -> None:
+    def _give_away(self) -> None:
+        """The task has its own copies of these now."""
+        self.output.give_away()
+        self.events.give_away()
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def close(self) -> None:
+        """Close its streams."""
+        self._give_away()
         self.output.close()
         self.events.close()
 
     def _emit_all(self, messages: Iterable[Message]) -> None:
         for message in messages:
             self._emit(message)
+
+
+def refusal(request: StartTask, exit_code: int, message: str) -> tuple[TaskExited, TaskCleared]:
+    """What is told of a task that never ran."""
+    exited = TaskExited(request.task, request.attempt, time.time(), exit_code, None, message)
+    return exited, TaskCleared(request.task, request.attempt)

@@ -11,11 +11,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 from distrain.agent import processes, spawn
 from distrain.agent.processes import Process
 from distrain.agent.streams import Pipe
-from distrain.agent.task import State, Task
+from distrain.agent.task import State, Task, refusal
 from distrain.agent.warm import Forked, NotForked, Preloaded, Request
 from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent, TaskUsage
 
@@ -48,7 +49,7 @@ class Tasks:
         if self._preloaded is not None:
             if self._preloaded.order == order and self._preloaded.failed is None:
                 return
-            self._preload_failed(self._preloaded)
+            self._end_preload(self._preloaded)
         try:
             environment = self._with_our_code({**os.environ, **order.env})
             self._preloaded = Preloaded(order, environment, self._tree, self._preload_printed)
@@ -56,24 +57,20 @@ class Tasks:
             self._emit(AgentNote("error", f"no process could be started to import TensorFlow in: {error.strerror}"))
 
     def start(self, request: StartTask) -> None:
-        task = Task(request, self._emit)
+        earlier = self._tasks.get(request.task)
         if self._refusing is not None:
-            task.refuse(125, self._refusing)
+            self._refuse(request, self._refusing)
             return
-        if request.task in self._tasks:
-            task.refuse(125, f"{request.task} of attempt {self._tasks[request.task].attempt} is not cleared yet")
+        if earlier is not None:
+            self._refuse(request, f"{earlier.name} of attempt {earlier.attempt} is not cleared yet")
             return
-        self._tasks[request.task] = task
-        if self._usage_at == math.inf:
-            self._usage_at = time.monotonic() + _USAGE_INTERVAL_S
         try:
-            stdin = spawn.file_of(request.stdin)
-            try:
-                (self._start_warm if request.warm else self._start_cold)(task, stdin)
-            finally:
-                os.close(stdin)
+            task = self._tasks[request.task] = Task(request, self._emit)
+            (self._start_warm if request.warm else self._start_cold)(task)
         except OSError as error:
-            task.refuse(125, f"{request.task} could not be started: {error.strerror}")
+            self._tasks.pop(request.task, None)
+            self._refuse(request, f"{request.task} could not be started: {error.strerror}; see `ulimit -a` there")
+        self._usage_at = min(self._usage_at, time.monotonic() + _USAGE_INTERVAL_S)
         self._forget_cleared()
 
     def stop(self, names: tuple[str, ...], grace_s: float) -> None:
@@ -92,7 +89,7 @@ class Tasks:
         self._refusing = reason
         self.stop((), grace_s)
         if self._preloaded is not None and not self._preloaded.is_forking:
-            self._preload_failed(self._preloaded)
+            self._end_preload(self._preloaded)
 
     # ---- what the loop needs
 
@@ -106,22 +103,22 @@ class Tasks:
                 yield preloaded.socket.fileno(), self._preload_answered
         for task in self._tasks.values():
             if task.report_fd >= 0:
-                yield task.report_fd, lambda task=task: self._reported(task)
+                yield task.report_fd, partial(self._reported, task)
         if has_room:
             for pipe in self._pipes():
                 if pipe.resume_at <= now:
-                    yield pipe.fd, lambda pipe=pipe: pipe.is_open and pipe.read(time.monotonic())
+                    yield pipe.fd, pipe.read
 
-    def next_tick(self, has_room: bool) -> float:
+    def next_tick(self, now: float, has_room: bool) -> float:
         """When (monotonic) `tick` is due, or a resting pipe is to be read again."""
         stops = (task.kill_at for task in self._tasks.values() if task.kill_at is not None)
         rests = (pipe.resume_at for pipe in self._pipes() if has_room and pipe.resume_at)
-        later = (due for due in (*stops, *rests) if due > time.monotonic() - 0.001)
+        later = (due for due in (*stops, *rests) if due > now)
         return min(self._look_at, self._usage_at, *later, math.inf)
 
     def tick(self) -> None:
         now = time.monotonic()
-        overdue = [task for task in self._tasks.values() if task.kill_at is not None and task.kill_at <= now]
+        overdue = any(_is_overdue(task, now) for task in self._tasks.values())
         if now >= self._look_at or (overdue and self._look_at == math.inf):
             self._look(now)
         if now >= self._usage_at:
@@ -137,7 +134,7 @@ class Tasks:
         if self._preloaded is not None:
             self._preloaded.reap()
             if self._preloaded.failed is not None:
-                self._preload_failed(self._preloaded)
+                self._end_preload(self._preloaded)
         if self._preloaded is None or not self._preloaded.is_forking:
             known = {task.pid for task in self._tasks.values()}
             known.add(self._preloaded.pid if self._preloaded else None)
@@ -149,29 +146,165 @@ class Tasks:
 
     # ---- starting
 
-    def _start_cold(self, task: Task, stdin: int) -> None:
+    def _start_cold(self, task: Task) -> None:
         request = task.request
-        task.pid, task.report_fd = spawn.start(
-            request.argv,
-            self._with_our_code({**os.environ, **task.own_environment}),
-            request.cwd,
-            stdin=stdin,
-            output=task.output.write_fd,
-            events=task.events.write_fd,
-        )
+        environment = self._with_our_code({**os.environ, **task.own_environment})
+        streams = {"stdin": task.stdin, "output": task.output.write_fd, "events": task.events.write_fd}
+        try:
+            task.pid, task.report_fd = spawn.start(request.argv, environment, request.cwd, **streams)
+        except OSError:
+            task.close()
+            raise
 
-    def _start_warm(self, task: Task, stdin: int) -> None:
+    def _start_warm(self, task: Task) -> None:
+        request = task.request
         preloaded = self._preloaded
-        if preloaded is None:
-            task.refuse(125, f"{task.name} was to be forked from a process that nobody has asked for")
-            return
-        if preloaded.failed is not None and preloaded.ready:  # it was killed since: the import is worth another try
-            self.preload(preloaded.order)
+        if preloaded is not None and preloaded.ready and preloaded.failed is not None:
+            self.preload(preloaded.order)  # it was killed since
             preloaded = self._preloaded
-        if not os.path.isdir(task.request.cwd):
-            task.refuse(125, f"the working directory {task.request.cwd} is no directory here; run from another")
+        if preloaded is None:
+            task.refuse(125, f"{task.name} was to be forked from a process that was never asked for")
+        elif not os.path.isdir(request.cwd):
+            task.refuse(125, f"the working directory {request.cwd} does not exist there; create it or run from another")
+        elif preloaded.failed is not None:
+            task.print(bytes(preloaded.transcript))
+            task.refuse(125, f"TensorFlow could not be imported: {preloaded.failed}")
+        else:
+            task.print(bytes(preloaded.transcript))
+            if not preloaded.ready:
+                phase = {"phase": "importing TensorFlow"}
+                self._emit(TaskEvent(task.name, task.attempt, time.time(), "phase", phase))
+            environment = dict(task.own_environment)
+            if "PYTHONPATH" in environment:
+                environment = self._with_our_code(environment)
+            streams = {"stdin": task.stdin, "output": task.output.write_fd, "events": task.events.write_fd}
+            preloaded.ask(Request(task.name, request.argv, environment, request.cwd, **streams))
+
+    def _with_our_code(self, environment: Mapping[str, str]) -> dict[str, str]:
+        """`environment`, with distrain importable: in the task, and so in what the task starts."""
+        paths = [self._tree, *filter(None, [environment.get("PYTHONPATH")])]
+        return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
+
+    def _refuse(self, request: StartTask, message: str) -> None:
+        for answer in refusal(request, 125, message):
+            self._emit(answer)
+
+    def _reported(self, task: Task) -> None:
+        if task.report_fd >= 0:
+            task.reported()
+            self._forget_cleared()
+
+    # ---- the preload process
+
+    def _preload_printed(self, data: bytes, waiting: tuple[str, ...]) -> None:
+        for name in waiting:
+            self._tasks[name].print(data)
+        if self._preloaded is not None and self._preloaded.ready:
+            text = data.decode(errors="replace").strip()
+            self._emit(AgentNote("warning", f"the process that holds TensorFlow printed: {text}"))
+
+    def _preload_started(self) -> None:
+        preloaded = self._preloaded
+        if preloaded is not None and preloaded.report_fd >= 0:
+            preloaded.started()
+            if preloaded.failed is not None:
+                self._end_preload(preloaded)
+
+    def _preload_answered(self) -> None:
+        preloaded = self._preloaded
+        if preloaded is None or preloaded.failed is not None:
             return
-        task.print(bytes(preloaded.transcript)) if preloaded.transcript else None
-        if not preloaded.ready:
-            phase = {"phase": "importing TensorFlow"}
-            self._emit(TaskEvent(task.name, task.attempt, time.time(), "phase", phase))
+        for answer in preloaded.answers():
+            self._forked(answer)
+        if preloaded.failed is not None or (self._refusing is not None and not preloaded.is_forking):
+            self._end_preload(preloaded)
+        self.reap()  # nothing was reaped while a child that we did not know was on its way
+
+    def _forked(self, answer: Forked | NotForked) -> None:
+        task = self._tasks[answer.key]
+        if isinstance(answer, Forked):
+            task.started(answer.pid)
+        else:
+            task.refuse(125, f"{task.name} could not be forked: {answer.reason}")
+        self._forget_cleared()
+
+    def _end_preload(self, preloaded: Preloaded) -> None:
+        """It has failed, or is not needed any more: its requests end, with what it printed before them."""
+        preloaded.pipe.drain()
+        wanted = preloaded.failed is not None and self._refusing is None
+        open_requests = list(preloaded.abandoned())
+        if wanted and not open_requests:
+            self._emit(AgentNote("error", f"the process that imports TensorFlow has ended: {preloaded.failed}"))
+        for answer in open_requests:
+            self._tasks[answer.key].refuse(125, answer.reason)
+        preloaded.close()
+        self._forget_cleared()
+
+    # ---- ending
+
+    def _look(self, now: float) -> None:
+        """Look at the process table for what is left of the tasks that end."""
+        members = self._members()
+        for task in list(self._tasks.values()):
+            if task.state is State.CLEARING:
+                task.end_rest(now, members[task.name])
+            elif _is_overdue(task, now):
+                task.kill(members[task.name])
+                if task.pid is None and self._preloaded is not None:  # it hangs, and never answered
+                    self._end_preload(self._preloaded)
+        self._forget_cleared()
+        if any(task.state is State.CLEARING or _is_overdue(task, now) for task in self._tasks.values()):
+            self._look_at = now + self._look_pause_s
+            self._look_pause_s = min(1.5 * self._look_pause_s, _LOOK_AGAIN_S[1])
+        else:
+            self._look_at = math.inf
+
+    def _look_soon(self) -> None:
+        self._look_at = 0.0
+        self._look_pause_s = _LOOK_AGAIN_S[0]
+
+    def _members(self) -> dict[str, list[Process]]:
+        """The living processes of each task: its session and group, what is below those, and orphans of its."""
+        leaders = {task.pid: task for task in self._tasks.values() if task.pid is not None}
+        own_preload = self._preloaded.pid if self._preloaded is not None else None
+        members: dict[str, list[Process]] = {name: [] for name in self._tasks}
+        owners: dict[int, Task | None] = {}
+        for process in processes.below(processes.table(), os.getpid()):
+            owner = leaders.get(process.session) or leaders.get(process.group) or owners.get(process.parent)
+            if owner is None and process.parent == os.getpid() and process.pid != own_preload:
+                owner = next((task for task in self._tasks.values() if task.owns_orphan(process)), None)
+            owners[process.pid] = owner
+            if owner is not None and process.alive:
+                members[owner.name].append(process)
+        return members
+
+    def _forget_cleared(self) -> None:
+        self._tasks = {name: task for name, task in self._tasks.items() if task.state is not State.CLEARED}
+
+    def _pipes(self) -> Iterator[Pipe]:
+        if self._preloaded is not None and self._preloaded.pipe.is_open:
+            yield self._preloaded.pipe
+        for task in self._tasks.values():
+            for pipe in (task.output, task.events):
+                if pipe.is_open:
+                    yield pipe
+
+    # ---- usage
+
+    def _measure(self, now: float) -> None:
+        running = [task for task in self._tasks.values() if task.state is State.RUNNING]
+        if not running:
+            self._usage_at = now + _USAGE_INTERVAL_S if self._tasks else math.inf
+            return
+        before_s = time.thread_time()
+        members = self._members()
+        for task in running:
+            memory_bytes = sum(map(processes.memory_bytes, members[task.name]))
+            cpu_s = sum(process.cpu_s for process in members[task.name])
+            self._emit(TaskUsage(task.name, task.attempt, memory_bytes, cpu_s))
+        spent_s = time.thread_time() - before_s
+        self._usage_at = now + max(_USAGE_INTERVAL_S, spent_s / _USAGE_SHARE)
+
+
+def _is_overdue(task: Task, now: float) -> bool:
+    return task.kill_at is not None and task.kill_at <= now

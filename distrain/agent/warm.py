@@ -142,20 +142,16 @@ class Preloaded:
                 packet = b""
             if packet:
                 yield from self._answer(json.loads(packet))
-            else:
-                self.failed = "its process ended"
+            elif self.pid is not None:
+                os.kill(self.pid, signal.SIGKILL)  # it is ending, or of no use any more
+                self._ended(os.waitpid(self.pid, 0)[1])
 
     def reap(self) -> None:
         """Notice if the process has ended."""
-        if self.pid is None:
-            return
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid:
-            self.pid = None
-            code = os.waitstatus_to_exitcode(status)
-            self.failed = self.failed or (
-                f"its process was killed by {signal.Signals(-code).name}" if code < 0 else f"its process exited with {code}"
-            )
+        if self.pid is not None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._ended(status)
 
     def abandoned(self) -> Iterator[NotForked]:
         """Every request that will not be answered, now that it has failed."""
@@ -175,6 +171,12 @@ class Preloaded:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
             self.pid = None
+
+    def _ended(self, status: int) -> None:
+        self.pid = None
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        self.failed = self.failed or f"its process {how}"
 
     def _answer(self, answer: Mapping[str, Any]) -> Iterator[Forked | NotForked]:
         if "preloaded" in answer:

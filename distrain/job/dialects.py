@@ -31,6 +31,20 @@ def environment(seat: Seat) -> dict[str, str]:
     return {name: value for dialect in DIALECTS.values() for name, value in dialect(seat).items()}
 
 
+def preload_environment(job: JobSpec) -> dict[str, str]:
+    """What must be set before TensorFlow is imported, and so is the same for all tasks of a host.
+
+    The job's `env` comes last: it may overrule everything but what it is refused.
+    """
+    return {
+        "PYTHONUNBUFFERED": "1",
+        # OpenBLAS starts threads at import, and a process that has threads cannot be forked safely.
+        "OPENBLAS_NUM_THREADS": "1",
+        **job.env,
+        "KERAS_BACKEND": "tensorflow",
+    }
+
+
 def _tensorflow(seat: Seat) -> dict[str, str]:
     """TF_CONFIG. None for a task without an address: TensorFlow then trains alone, or evaluates beside the others."""
     if not needs_address(seat.job, seat.task):

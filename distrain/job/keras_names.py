@@ -22,6 +22,7 @@ _OPTIMIZERS: Mapping[str, str] = {
         "learning_rate learning_rate_power initial_accumulator_value l1_regularization_strength "
         "l2_regularization_strength l2_shrinkage_regularization_strength beta"
     ),
+    "Lamb": "learning_rate beta_1 beta_2 epsilon",
     "Lion": "learning_rate beta_1 beta_2",
     "Muon": (
         "learning_rate adam_beta_1 adam_beta_2 adam_weight_decay epsilon exclude_layers exclude_embeddings muon_a "
@@ -39,6 +40,7 @@ _LOSSES: Mapping[str, str] = {
     "CTC": "",
     "CategoricalCrossentropy": "from_logits label_smoothing axis",
     "CategoricalFocalCrossentropy": "alpha gamma from_logits label_smoothing axis",
+    "CategoricalGeneralizedCrossEntropy": "q",
     "CategoricalHinge": "",
     "Circle": "gamma margin remove_diagonal",
     "CosineSimilarity": "axis",

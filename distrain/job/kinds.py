@@ -82,7 +82,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     form = re.sub(r"[-_ ]", "", name.lower()).removesuffix("strategy") or name
     if near := difflib.get_close_matches(name, list(by_form.values()), n=1, cutoff=0.75):
         return near[0]
-    near = difflib.get_close_matches(form, list(by_form), n=1, cutoff=0.6)
+    begun = [known for known in by_form if len(form) > 1 and known.startswith(form)]
+    near = begun or difflib.get_close_matches(form, list(by_form), n=1, cutoff=0.6)
     return by_form[near[0]] if near else None
 
 
@@ -92,7 +93,10 @@ def suggestion(name: str, names: Iterable[str], otherwise: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
+    all_names = tuple(names)
+    return (
+        ", ".join(all_names) if len(all_names) <= 20 else f"{', '.join(all_names[:16])} and {len(all_names) - 16} more"
+    )
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ class Section:
         if isinstance(node, Scalar) and node.value is None:
             return {}
         if not isinstance(node, Table):
-            findings.add(node.place, path, f"{path or 'the job'} is {shown(node)}", f"give {self.words}")
+            findings.add(node.place, path, f"{path or 'the job'} is {shown(node)}", f"give a {self.words}")
             return {}
         values: dict[str, Any] = {}
         for name, entry in node.entries.items():

@@ -157,7 +157,7 @@ def check_arguments(
     for key, entry in entries.items():
         if key not in known:
             meant = _SCHEDULE_KEY if key == "lr" and _SCHEDULE_KEY in known else key
-            remedy = suggestion(meant, known, f"its arguments are {listed(known)}")
+            remedy = suggestion(meant, (*known, "name", "args"), f"its arguments are {listed(known)}")
             findings.add(entry.place, path, f"{class_name} has no argument {quoted(key)}", remedy)
     missing = [argument for argument in family.required(class_name) if argument not in entries]
     if missing:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distrain.job.cluster import LOCAL, Host, Placement, Task, chief_of, computes, needs_address
-from distrain.job.dialects import Seat, environment
+from distrain.job.dialects import Seat, environment, preload_environment
 from distrain.job.masking import masked
 from distrain.job.spec import JobSpec
 
@@ -73,20 +73,6 @@ def _task_json(plan: TaskPlan) -> dict[str, Any]:
         "threads": plan.assignment["threads"],
         "TF_CONFIG": json.loads(tf_config) if tf_config is not None else None,
         "env": masked(env),
-    }
-
-
-def preload_environment(job: JobSpec) -> dict[str, str]:
-    """What must be set before TensorFlow is imported, and so is the same for all tasks of a host.
-
-    The job's `env` comes last: it may overrule everything but what it is refused.
-    """
-    return {
-        "PYTHONUNBUFFERED": "1",
-        # OpenBLAS starts threads at import, and a process that has threads cannot be forked safely.
-        "OPENBLAS_NUM_THREADS": "1",
-        **job.env,
-        "KERAS_BACKEND": "tensorflow",
     }
 
 

@@ -71,7 +71,7 @@ class _Checkpoint(Section):
         return CheckpointSpec(**values)
 
 
-_BUILT_IN_MODELS = keras_names.Family({"cnn": "filters dense dropout classes", "mlp": "hidden dropout classes"})
+BUILT_IN_MODELS = keras_names.Family({"cnn": "filters dense dropout classes", "mlp": "hidden dropout classes"})
 
 
 def owned_variable(name: str) -> str | None:
@@ -98,7 +98,7 @@ JOB = Section(
         "name": RunName(),
         "model": NamedKind(
             KnownOrFunction((*MODELS, *keras_names.APPLICATIONS), (*MODELS, "keras.applications.<Name>")),
-            _BUILT_IN_MODELS,
+            BUILT_IN_MODELS,
             _DEFAULTS.model.name,
         ),
         "dataset": Section(

@@ -45,19 +45,16 @@ def read_source(path: Path) -> bytes:
     """
     place = Place(str(path))
     try:
-        # Without O_NONBLOCK, opening a FIFO would wait for somebody to write into it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            if stat.S_ISDIR(mode):
-                inside = sorted(str(found) for found in path.iterdir() if found.suffix in (".yaml", ".yml"))
-                remedy = f"name a file, such as {inside[0]}" if inside else "name a YAML file"
-                refuse(place, "this is a directory, and a job is a file", remedy)
-            if not stat.S_ISREG(mode):
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 refuse(place, "this is a pipe, socket or device, and a job is a regular file", "name a YAML file")
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         refuse(place, "there is no such file", _nearest_file(path))
+    except IsADirectoryError:
+        inside = sorted(_jobs_in(path))
+        remedy = f"name a file, such as {path / inside[0]}" if inside else "name a YAML file"
+        refuse(place, "this is a directory, and a job is a file", remedy)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         refuse(place, f"the file cannot be read: {reason}", "check its name and its permissions")
@@ -67,12 +64,23 @@ def read_source(path: Path) -> bytes:
     return data
 
 
-def _nearest_file(path: Path) -> str:
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a FIFO would otherwise wait for somebody to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _jobs_in(directory: Path) -> list[str]:
+    """The names of the YAML files in a directory; none if it does not let anybody look."""
     try:
-        there = [found.name for found in path.parent.iterdir() if found.suffix in (".yaml", ".yml")]
+        return [found.name for found in directory.iterdir() if found.suffix in (".yaml", ".yml")]
     except OSError:
-        return f"the directory {path.parent} cannot be opened either; check the path"
-    near = difflib.get_close_matches(path.name, there, n=1)
+        return []
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no directory {path.parent} either; check the path"
+    near = difflib.get_close_matches(path.name, _jobs_in(path.parent), n=1)
     return f"did you mean {path.parent / near[0]}?" if near else "check the path"
 
 

@@ -46,7 +46,7 @@ class Integer(_Single):
 
 def _whole(value: float) -> bool:
     """`1e3` is a whole number too; an infinite one is told as too large."""
-    return value == math.inf or value == -math.inf or (not math.isnan(value) and value == int(value))
+    return isinstance(value, int) or math.isinf(value) or value.is_integer()
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
     return make_plan(
         job,
         placements,
-        placeholder_addresses(placements),
+        placeholder_addresses(job, placements),
         run=f"{job.name}-dry-run",
         run_dir=f"runs/{job.name}-dry-run",
         attempt=1,

@@ -39,9 +39,8 @@ class Order:
         if not self.shuffle or self.size == 1:
             return places
         seeds = tf.stack([tf.fill([count], tf.cast(self.seed, tf.int64)), tf.fill([count], epoch), passes], axis=1)
-        return tf.random.experimental.index_shuffle(
-            places, seed=tf.cast(seeds, tf.int32), max_index=tf.constant(self.size - 1, tf.int64)
-        )
+        # A bijection of the places, computed one by one. (tf.random's wrapper of it does not take a seed for each.)
+        return tf.raw_ops.RandomIndexShuffle(index=places, seed=seeds, max_index=tf.constant(self.size - 1, tf.int64))
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,24 @@ def configure(assignment: Assignment) -> None:
     """Everything that must come before the first op, other than devices."""
     training = assignment.training
     tf.config.threading.set_intra_op_parallelism_threads(assignment.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(assignment.threads)
+    tf.config.threading.set_inter_op_parallelism_threads(int(__import__("os").environ.get("XIO", assignment.threads)))
     if training["deterministic"]:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(assignment.seed)
     keras.config.set_dtype_policy(training["precision"])
 
 
+def use_gpus(count: int) -> int:
+    """Let TensorFlow see `count` GPUs of this host, or none where there are fewer; how many it sees."""
+    gpus = tf.config.list_physical_devices("GPU")
+    used = gpus[:count] if len(gpus) >= count else []
+    tf.config.set_visible_devices(used, "GPU")
+    return len(used)
+
+
 def local_devices(count: int) -> Sequence[str]:
-    """`count` devices of this host by name: GPUs where there are that many, else virtual CPUs."""
-    if len(tf.config.list_physical_devices("GPU")) >= count:
+    """`count` devices of this host by name: GPUs where there are that many, else CPUs, of which one is split."""
+    if use_gpus(count):
         return [f"GPU:{index}" for index in range(count)]
     if count > 1:
         cpu = tf.config.list_physical_devices("CPU")[0]

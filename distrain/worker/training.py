@@ -39,11 +39,11 @@ def train(assignment: Assignment, events: Events, open_strategy: Callable[[Assig
     training = assignment.training
     configure(assignment)
     callbacks = callbacks_of.make_callbacks(training["callbacks"], chief=assignment.chief)
-    events.phase("loading data")
-    dataset = load_dataset(assignment.job["dataset"], events)
-    order = make_order(dataset, assignment, events if assignment.chief else Events(None))
     events.phase("connecting")
-    strategy = open_strategy(assignment)
+    strategy = open_strategy(assignment)  # before the user's code, whose first op would fix the devices
+    events.phase("loading data")
+    dataset = load_dataset(assignment.job["dataset"], events.send)
+    order = make_order(dataset, assignment, events if assignment.chief else Events(None))
     events.phase("building the model")
     with strategy.scope():
         model = build_model(assignment.job["model"], dataset)

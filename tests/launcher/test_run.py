@@ -54,14 +54,15 @@ class ToyRun:
         )
         self.runs = self.folder / "runs"
         self.out = self.folder / "out"
-        self.launcher = subprocess.Popen(
-            [sys.executable, str(HERE / "drive.py"), str(job), str(self.runs), str(python)],
-            env={**os.environ, MARK: self.mark},
-            stdin=subprocess.DEVNULL,
-            stdout=self.out.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with self.out.open("wb") as out:
+            self.launcher = subprocess.Popen(
+                [sys.executable, str(HERE / "drive.py"), str(job), str(self.runs), str(python)],
+                env={**os.environ, MARK: self.mark},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     @property
     def rundir(self) -> Path:
@@ -97,10 +98,7 @@ class ToyRun:
                 return False
             tasks = json.loads(found[0].read_text())
             names = {task["task"] for task in tasks["tasks"]}
-            log = (found[0].parent / "events.jsonl").read_text()
-            return names <= {
-                json.loads(line)["task"] for line in log.splitlines() if '"kind":"ready"' in line.replace(" ", "")
-            }
+            return names <= {event["task"] for event in self.events if event["kind"] == "ready"}
 
         wait_until(ready, 30, "every task ready")
 

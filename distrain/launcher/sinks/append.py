@@ -31,11 +31,16 @@ class AppendFile:
         self._held_bytes = 0
         self._gap_bytes = 0
         self._failing = False
-        self.lost_bytes = 0
+        self._lost_bytes = 0
+
+    @property
+    def lost_bytes(self) -> int:
+        """How much is not in the file and, unless it can be written again, never will be."""
+        return self._lost_bytes + (self._held_bytes if self._failing else 0)
 
     def write(self, data: bytes) -> None:
         if self._failing and self._held_bytes + len(data) > _KEEP_BYTES:
-            self.lost_bytes += len(data)
+            self._lost_bytes += len(data)
             self._gap_bytes += len(data)
             return
         self._held.append(data)
@@ -76,8 +81,6 @@ class AppendFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self.lost_bytes += self._held_bytes
-        self._held, self._held_bytes = [], 0
         return not self.lost_bytes
 
     def _open(self) -> str | None:

@@ -19,7 +19,7 @@ from distrain.launcher.sinks.words import duration, metrics, size
 _WIDE = 56
 """Columns from which there is room for every column of the table."""
 
-_TALL = 8
+_TALL = 12
 """Rows from which one more for validation does not take the tasks' place."""
 
 
@@ -47,6 +47,8 @@ def _title(view: View, width: int, now: float) -> RenderableType:
     left_s = view.left_s(now)
     if left_s is not None and view.step < (view.steps or 0):
         clock += f" · {duration(left_s)} left"
+    if width < len(clock) + 10:
+        return title
     grid = Table.grid(expand=True, padding=(0, 1))
     grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     grid.add_column(justify="right", no_wrap=True)
@@ -60,9 +62,10 @@ def _advance(view: View, width: int) -> RenderableType:
     if not view.steps or view.progress_at is None:
         return Text(_preparing(view), no_wrap=True, overflow="ellipsis")
     share = f"{100 * view.step / view.steps:3.0f}% · step {view.step:,}/{view.steps:,}"
-    bar = ProgressBar(total=view.steps, completed=view.step, width=max(8, width - len(share) - 2))
+    if width < len(share) + 10:
+        return Text(share, no_wrap=True, overflow="ellipsis")
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(bar, share)
+    grid.add_row(ProgressBar(total=view.steps, completed=view.step, width=width - len(share) - 1), share)
     return grid
 
 

@@ -7,6 +7,7 @@ business of a `Face`.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import select
@@ -27,8 +28,8 @@ TTY_LIMIT_BYTES = 2 * 1024 * 1024
 FILE_LIMIT_BYTES = 32 * 1024 * 1024
 CLOSE_PATIENCE_S = 3.0
 _BATCH_BYTES = 1024 * 1024
-_PIECE_BYTES = {"tty": 4096, "file": 65536, "text": 2 * _BATCH_BYTES}
-"""How much is written at a time. A reader that takes one piece within `patience_s` is alive."""
+_PIECE_BYTES = {"tty": 4096, "file": 65536, "text": 65536}
+"""How much is written at a time."""
 _ENTRY_BYTES = 200
 """What an entry of the queue costs beside its text, about."""
 
@@ -50,7 +51,7 @@ class Face(Protocol):
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     """`who` printed or, where `text` is None, ended. `words`: distrain's own, which are never dropped."""
 
     time: float
@@ -71,18 +72,18 @@ class Queue:
     limit_bytes: int
     dropped_lines: int = 0
     held_bytes: int = 0
-    _entries: deque[_Entry] = field(default_factory=deque)
+    _entries: deque[Entry] = field(default_factory=deque)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, entry: _Entry) -> None:
+    def put(self, entry: Entry) -> None:
         self._entries.append(entry)
         self.held_bytes += entry.size_bytes
         if self.held_bytes > self.limit_bytes:
             self._drop()
 
-    def take(self, most_bytes: int) -> tuple[list[_Entry], int]:
+    def take(self, most_bytes: int) -> tuple[list[Entry], int]:
         """The oldest entries, about `most_bytes` of them, and how many lines are missing before them."""
         taken, taken_bytes = [], 0
         while self._entries and taken_bytes < most_bytes:
@@ -98,7 +99,7 @@ class Queue:
 
         Words stay, up to a quarter of the limit: a run may be restarted for weeks in front of a stopped terminal.
         """
-        kept: list[_Entry] = []
+        kept: list[Entry] = []
         kept_bytes = 0
         while self._entries and self.held_bytes > self.limit_bytes * 3 // 4:
             entry = self._entries.popleft()
@@ -124,6 +125,7 @@ class Terminal:
         patience_s: float = CLOSE_PATIENCE_S,
     ) -> None:
         self._write_some, kind = _writer(stream)
+        self._stream = stream  # keeps its file descriptor ours
         self._piece_bytes = _PIECE_BYTES[kind]
         self._pause_s = 0.1 if face.refresh_s else 0.02
         self._face = face
@@ -148,15 +150,15 @@ class Terminal:
         self._view = self._view.after(event)
         words = self._narrator.tell(event, self._view)
         if event.kind in ("started", "task_failed", "run_ended") and not self._notices_told:
-            self._put(_Entry(event.time, "distrain", b"", words=True, notices_due=True))
+            self._put(Entry(event.time, "distrain", b"", words=True, notices_due=True))
         if words:
             text = "".join(f"{_harmless(line)}\n" for line in words)
-            self._put(_Entry(event.time, "distrain", text.encode(), words=True))
+            self._put(Entry(event.time, "distrain", text.encode(), words=True))
         if event.task is not None and event.kind in ("task_exited", "task_cleared"):
-            self._put(_Entry(event.time, event.task, None, words=True))
+            self._put(Entry(event.time, event.task, None, words=True))
 
     def output(self, time: float, task: str, data: bytes) -> None:
-        self._put(_Entry(time, task, data))
+        self._put(Entry(time, task, data))
 
     def tick(self, time: float) -> None:
         """The thread has a clock of its own."""
@@ -176,7 +178,7 @@ class Terminal:
                 pieces, since = self._pieces_written, clock.monotonic()
         return self._all_shown
 
-    def _put(self, entry: _Entry) -> None:
+    def _put(self, entry: Entry) -> None:
         with self._changed:
             if self._ended:
                 return
@@ -224,7 +226,7 @@ class Terminal:
         rest = self._folder.finish_all().items()
         return b"".join(prefixed(self._face.prefix(now, task), lines) for task, lines in rest)
 
-    def _lines(self, entries: list[_Entry], dropped: int) -> bytes:
+    def _lines(self, entries: list[Entry], dropped: int) -> bytes:
         pieces = []
         if dropped:
             self._folder.forget_unfinished()
@@ -255,7 +257,9 @@ class Terminal:
         with memoryview(data) as view:
             start = 0
             while start < len(data):
-                start += self._write_some(view[start : start + self._piece_bytes])
+                # Small steps while `close` watches for progress; large ones while the launcher is busy.
+                most_bytes = min(self._piece_bytes, 4096) if self._closing else self._piece_bytes
+                start += self._write_some(view[start : start + most_bytes])
                 self._pieces_written += 1
 
 
@@ -267,7 +271,14 @@ def _writer(stream: TextIO) -> tuple[Callable[[memoryview], int], str]:
     try:
         fd = stream.fileno()
     except (OSError, AttributeError, io.UnsupportedOperation):
-        return lambda data: _write_text(stream, data), "text"
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+        def write_text(data: memoryview) -> int:
+            stream.write(decoder.decode(bytes(data)))
+            stream.flush()
+            return len(data)
+
+        return write_text, "text"
     stream.flush()
     return lambda data: _write_fd(fd, data), "tty" if os.isatty(fd) else "file"
 
@@ -284,9 +295,3 @@ def _write_fd(fd: int, data: memoryview) -> int:
         except BlockingIOError:
             # Whoever shares the terminal with us has made it non-blocking.
             select.select([], [fd], [])
-
-
-def _write_text(stream: TextIO, data: memoryview) -> int:
-    stream.write(bytes(data).decode(errors="replace"))
-    stream.flush()
-    return len(data)

@@ -1,4 +1,4 @@
-"""MultiWorkerMirrored: a replica on each device of several tasks, which TF_CONFIG names."""
+"""MultiWorkerMirrored: a replica on each GPU of several tasks, or one on the CPU of each. TF_CONFIG names the tasks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.feed import Share
-from distrain.worker.runtime import local_devices
+from distrain.worker.refusal import Refusal
+from distrain.worker.runtime import use_gpus
 from distrain.worker.strategies.synchronous import Synchronous
 
 
 def open_strategy(assignment: Assignment) -> Synchronous:
     count = assignment.job["cluster"]["devices_per_worker"]
-    local_devices(count)
+    if use_gpus(count) < count and count > 1:
+        raise Refusal(
+            f"cluster.devices_per_worker is {count}, but {assignment.task}'s host has not that many GPUs, and on a CPU "
+            "TensorFlow's MultiWorkerMirrored has one replica a worker: set it to 1 and cluster.workers higher"
+        )
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     share = Share(first=assignment.index * count, count=count, replicas=assignment.workers * count)
     assert strategy.num_replicas_in_sync == share.replicas, (strategy.num_replicas_in_sync, share)

@@ -32,7 +32,7 @@ def serve(assignment: Assignment, events: Events) -> None:
     """Be a worker or a parameter server until the task is stopped. Does not return."""
     cluster = tf.train.ClusterSpec(json.loads(os.environ["TF_CONFIG"])["cluster"])
     threads = assignment.threads
-    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + 1)
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=int(os.environ.get("XIO", threads + 1)))
     events.phase("connecting")
     server = tf.distribute.Server(
         cluster, job_name=assignment.role, task_index=assignment.index, protocol="grpc", config=config
@@ -86,13 +86,13 @@ class ParameterServer:
             if not flying:
                 return
             steps, result = flying.popleft()
-            losses, state, seconds = result.get()
+            losses, state, seconds = (part.numpy() for part in result.get())
             done += steps
             self._iterations.assign(done)
-            self._pace = self._pace.after(steps, float(seconds))
+            self._pace = self._pace.after(steps, seconds)
             self._epoch_state = state if self._epoch_state.size == 0 else self._epoch_state + state
             stop = stop or wants_stop()
-            yield Call(steps, np.asarray(losses), self._metrics.results(self._epoch_state), stop)
+            yield Call(steps, losses, self._metrics.results(self._epoch_state), stop)
 
     def evaluate(self) -> Mapping[str, Any]:
         if self._evaluation is None:

@@ -1,4 +1,4 @@
-"""The training that both sides of a benchmark do: MNIST's images and the small convolutional network.
+"""The training that both sides of a benchmark do: MNIST's images and a small convolutional network.
 
 The network is layer for layer distrain's built-in `cnn`; the benchmarks compare the parameter counts of both sides.
 """
@@ -26,6 +26,7 @@ def build(keras: Any) -> Any:
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
+            keras.layers.Rescaling(4.0),
             keras.layers.Conv2D(32, 3, activation="relu"),
             keras.layers.MaxPooling2D(),
             keras.layers.Flatten(),

@@ -1,0 +1,340 @@
+"""One host's agent, as the launcher sees it: a process to start, and messages that come and go.
+
+Owns the handshake, the connection's descriptors and the sentences about a connection that fails. Nothing but `close`
+waits: the launcher's loop watches what `interest` names and calls `receive`, also when `deadline` has come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import os
+import select
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+
+from distrain.errors import HostError
+from distrain.launcher.bundle import Bundle
+from distrain.launcher.transports import Transport
+from distrain.wire import PROTOCOL, AgentNote, Decoder, Goodbye, Message, Welcome, WireError, encode
+
+MINIMUM_PYTHON = (3, 11)
+HANDSHAKE_TIMEOUT_S = 30.0
+
+_STUB = """\
+import sys
+sys.path = [p for p in sys.path if p]
+import os
+def read(n):
+    data = os.read(0, n)
+    return data + read(n - len(data)) if data and len(data) < n else data
+if sys.version_info < {minimum}:
+    os.write(1, ('\\ndistrain-agent {protocol} error "its Python is %d.%d, distrain needs {needed} or newer there"\\n'
+        % sys.version_info[:2]).encode())
+    sys.exit(1)
+source = read({size})
+if len(source) == {size}:
+    exec(compile(source, 'distrain-bootstrap', 'exec'))
+"""
+"""What the host's Python is given on its command line. It must run in any Python, to say that it is too old."""
+
+_MARK = b"distrain-agent "
+_PIPE_BYTES = 1 << 20
+_READ_BYTES = 1 << 20
+_READS_PER_CALL = 4
+_MAX_NOISE_BYTES = 1 << 20
+_STDERR_TAIL_BYTES = 8192
+_EXIT_STATUS_WAIT_S = 0.5
+
+
+class _State(enum.Enum):
+    SHAKING_HANDS = enum.auto()
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+
+
+class AgentLink:
+    """The connection to the agent on `host`: `bundle`, brought there by `transport` and run by the Python named `python`.
+
+    Raises:
+        HostError: it cannot be started at all.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        transport: Transport,
+        bundle: Bundle,
+        *,
+        python: str,
+        cache: str | None = None,
+        minimum_python: tuple[int, int] = MINIMUM_PYTHON,
+        timeout_s: float = HANDSHAKE_TIMEOUT_S,
+    ) -> None:
+        self.host = host
+        self.welcome: Welcome | None = None
+        self.deadline: float | None = time.monotonic() + timeout_s
+        """When (monotonic) `receive` gives up. None: the agent has said welcome."""
+        self._transport = transport
+        self._bundle = bundle
+        self._timeout_s = timeout_s
+        # Nothing of the user's environment or folder may change what the agent imports: -E, -s, -S, and the stub's
+        # first line. Older Pythons do not know -I, and could not tell that they are old.
+        self._argv = [python, "-E", "-s", "-S", "-c", stub(self._bundle, minimum_python)]
+        self._state = _State.SHAKING_HANDS
+        self._farewell = False
+        self._line = b""
+        self._noise = b""
+        self._decoder = Decoder()
+        self._held: list[Message] = []
+        self._outgoing: deque[memoryview] = deque()
+        self._stderr = b""
+        self._stderr_line = b""
+        self._start()
+        first = {"protocol": PROTOCOL, "bundle": self._bundle.digest, "size": len(self._bundle.data), "cache": cache}
+        self._queue(self._bundle.bootstrap)
+        self._queue(json.dumps(first).encode() + b"\n")
+        self._flush()
+
+    @property
+    def ended(self) -> bool:
+        """The stream has reached its end: nothing of ours is left on the host."""
+        return self._state is _State.ENDED
+
+    @property
+    def pid(self) -> int:
+        """The process of the connection, on this machine."""
+        return self._process.pid
+
+    def interest(self) -> dict[int, int]:
+        """The descriptors to watch, each with a mask of `selectors.EVENT_READ` and `EVENT_WRITE`."""
+        wanted = {fd: selectors.EVENT_READ for fd in (self._output_fd, self._stderr_fd) if fd >= 0}
+        if self._outgoing and self._input_fd >= 0:
+            wanted[self._input_fd] = selectors.EVENT_WRITE
+        return wanted
+
+    def send(self, message: Message) -> None:
+        """Send as soon as may be. What the agent no longer reads is dropped: its end is told by `receive`.
+
+        After a Goodbye, that the agent ends is no error.
+        """
+        self._farewell = self._farewell or isinstance(message, Goodbye)
+        if self._state is _State.SHAKING_HANDS:
+            self._held.append(message)
+        elif self._state is _State.OPEN:
+            self._queue(encode(message))
+            self._flush()
+
+    def receive(self) -> list[Message]:
+        """The messages that have arrived, after writing what the connection takes. May be called at any time.
+
+        Raises:
+            HostError: the agent could not be started, did not answer in time, or ended before goodbye.
+        """
+        messages: list[Message] = []
+        self._flush()
+        self._read_stderr(messages)
+        try:
+            for _ in range(_READS_PER_CALL):
+                if not self._read_output(messages):
+                    break
+        except WireError as error:
+            raise self._failure(f"the agent's stream is broken: {error}; does something else print there?") from error
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise self._failure(
+                f"no answer within {self._timeout_s:g} s; check that it is reachable and not overloaded"
+            )
+        return messages
+
+    def hang_up(self) -> None:
+        """Write no more: the agent ends everything, in its own time. Reading may go on until `ended`."""
+        self._farewell = True
+        self.deadline = None
+        self._close_input()
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Hang up, and wait at most so long until nothing is left on the host. What is read meanwhile is dropped.
+
+        After that time the connection itself is ended; the agent and its guard go on ending what they started.
+        """
+        self.hang_up()
+        deadline = time.monotonic() + timeout_s
+        while not self.ended and (left_s := deadline - time.monotonic()) > 0:
+            select.select(list(self.interest()), (), (), left_s)
+            with contextlib.suppress(HostError):
+                self.receive()
+        if not self.ended:
+            self._end()
+            self._process.terminate()
+        self.wait(_EXIT_STATUS_WAIT_S)
+
+    def wait(self, timeout_s: float) -> int | None:
+        """The exit code of the connection's process, negative for a signal; None: it has not ended in that time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout_s)
+        return None
+
+    def _start(self) -> None:
+        command = self._transport.command(self.host, self._argv)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the launcher, which tells the agents
+            )
+        except OSError as error:
+            raise HostError(f"{self.host}: {command[0]} cannot be started: {error.strerror}") from error
+        assert self._process.stdin
+        assert self._process.stdout
+        assert self._process.stderr
+        self._input_fd, self._output_fd, self._stderr_fd = (
+            _own(pipe.fileno()) for pipe in (self._process.stdin, self._process.stdout, self._process.stderr)
+        )
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            pipe.close()
+
+    def _flush(self) -> None:
+        """Write what the connection takes now."""
+        while self._outgoing and self._input_fd >= 0:
+            try:
+                sent = os.write(self._input_fd, self._outgoing[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self._close_input()
+                return
+            rest = self._outgoing.popleft()[sent:]
+            if rest:
+                self._outgoing.appendleft(rest)
+
+    def _queue(self, data: bytes) -> None:
+        if self._input_fd >= 0:
+            self._outgoing.append(memoryview(data))
+
+    def _read_output(self, messages: list[Message]) -> bool:
+        """Take one read's worth. False: there is nothing more for now."""
+        if self._output_fd < 0:
+            return False
+        try:
+            data = os.read(self._output_fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._reached_end(messages)
+            return False
+        if self._state is _State.SHAKING_HANDS:
+            data = self._shake_hands(data)
+        if self._state is _State.OPEN:
+            for message in self._decoder.feed(data):
+                if isinstance(message, Welcome):
+                    self.welcome = message
+                    self.deadline = None
+                messages.append(message)
+        return True
+
+    def _shake_hands(self, data: bytes) -> bytes:
+        """Handle the agent's answers among whatever the login prints. Returns what comes after the handshake."""
+        *lines, self._line = (self._line + data).split(b"\n")
+        for number, line in enumerate(lines):
+            if not line.startswith(_MARK):
+                self._noise += line + b"\n"
+                continue
+            protocol, _, answer = line[len(_MARK) :].partition(b" ")
+            if protocol != str(PROTOCOL).encode():
+                raise self._failure("the agent there speaks another protocol; update distrain")
+            if answer.startswith(b"error "):
+                raise self._failure(json.loads(answer[len(b"error ") :]))
+            if answer == b"need":
+                self._queue(self._bundle.data)
+                self._flush()
+            if answer == b"have":
+                self._state = _State.OPEN
+                for message in self._held:
+                    self._queue(encode(message))
+                self._flush()
+                return b"\n".join([*lines[number + 1 :], self._line])
+        if len(self._noise) + len(self._line) > _MAX_NOISE_BYTES:
+            raise self._failure("its login prints without end; make its shell's start-up files silent for commands")
+        return b""
+
+    def _read_stderr(self, messages: list[Message]) -> None:
+        """Keep the end of it for an error's sake, and tell it as notes once the agent runs."""
+        for _ in range(_READS_PER_CALL):
+            if self._stderr_fd < 0:
+                return
+            try:
+                data = os.read(self._stderr_fd, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                os.close(self._stderr_fd)
+                self._stderr_fd = -1
+                data = b"\n" if self._stderr_line else b""
+            self._stderr = (self._stderr + data)[-_STDERR_TAIL_BYTES:]
+            if self._state is _State.OPEN:
+                *lines, self._stderr_line = (self._stderr_line + data).split(b"\n")
+                self._stderr_line = self._stderr_line[-_STDERR_TAIL_BYTES:]
+                messages += [AgentNote("warning", line.decode(errors="replace")) for line in lines if line.strip()]
+
+    def _reached_end(self, messages: list[Message]) -> None:
+        self._read_stderr(messages)
+        if not self._farewell:
+            what = "the agent ended unexpectedly" if self.deadline is None else "the agent could not be started"
+            raise self._failure(what, self.wait(_EXIT_STATUS_WAIT_S))  # all its descriptors are closed: it is ending
+        self._end()
+
+    def _end(self) -> None:
+        self._state = _State.ENDED
+        self._close_input()
+        for fd in (self._output_fd, self._stderr_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._output_fd = self._stderr_fd = -1
+
+    def _close_input(self) -> None:
+        if self._input_fd >= 0:
+            os.close(self._input_fd)
+            self._input_fd = -1
+            self._outgoing.clear()
+
+    def _failure(self, what: str, exit_code: int | None = None) -> HostError:
+        """The error that names the host, what is known of the connection's end, and what was printed. Hangs up."""
+        self._read_stderr([])
+        self.hang_up()
+        self._end()
+        printed = (self._stderr or self._noise[-_STDERR_TAIL_BYTES:]).decode(errors="replace").strip()
+        known = self._transport.explain(self.host, self._argv, exit_code, printed)
+        sentence = known or what + _ending(exit_code)
+        return HostError(f"{self.host}: {sentence}" + (f"\n{printed}" if printed else ""))
+
+
+def _ending(exit_code: int | None) -> str:
+    if exit_code is None:
+        return ""
+    number = -exit_code if exit_code < 0 else exit_code - 128  # the guard ends with 128 and the signal of the agent
+    with contextlib.suppress(ValueError):
+        return f" (killed by {signal.Signals(number).name})"
+    return f" (exit code {exit_code})"
+
+
+def stub(bundle: Bundle, minimum_python: tuple[int, int] = MINIMUM_PYTHON) -> str:
+    """The program text that reads the bundle's bootstrap from standard input and runs it."""
+    needed = ".".join(map(str, minimum_python))
+    return _STUB.format(minimum=minimum_python, needed=needed, protocol=PROTOCOL, size=len(bundle.bootstrap))
+
+
+def _own(fd: int) -> int:
+    """A non-blocking copy of a pipe's descriptor, with a large buffer where the system allows it."""
+    copy = os.dup(fd)
+    os.set_blocking(copy, False)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(copy, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return copy

@@ -1,0 +1,429 @@
+"""What a right job file means: defaults, short forms, `--set`, and the file that a run writes down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from distrain.errors import JobError
+from distrain.job.load import load_job, parse_job
+from distrain.job.schema import keys
+from distrain.job.spec import (
+    CheckpointSpec,
+    ClusterSpec,
+    DatasetSpec,
+    JobSpec,
+    Named,
+    StrategySpec,
+    TrainingSpec,
+)
+from distrain.job.yaml_text import to_yaml
+
+FULL = """\
+name: everything
+model: {name: cnn, filters: 16, args: {dropout: 0.5}}
+dataset: {name: "my.data:load", path: /data/x, batch_size: 96, args: {limit: 1_000, when: 2026-01-01, ratio: 1:30}}
+training:
+  epochs: 1e1
+  steps_per_epoch: 50
+  optimizer:
+    name: sgd
+    momentum: 1e-1
+    nesterov: yes
+    learning_rate: {name: ExponentialDecay, initial_learning_rate: 1e-3, decay_steps: 100, decay_rate: 0.9}
+  loss: {name: sparse_categorical_crossentropy, from_logits: true}
+  metrics: [accuracy, {name: SparseTopKCategoricalAccuracy, k: 3}, "my.metrics:Mine"]
+  callbacks: [{name: EarlyStopping, patience: 2}]
+  seed: 0
+  validation: 2
+  precision: mixed_bfloat16
+  jit_compile: on
+  shuffle: no
+  cache: True
+  prefetch: 0
+  steps_per_call: 10
+strategy: {name: MultiWorkerMirrored}
+cluster: {workers: 2, devices_per_worker: 2, threads_per_worker: 1, ports: [20000, 20010-20012, 20011]}
+checkpoint: {every_steps: 200, keep: 1}
+env: {SOME_VAR: value, NUMBER: 010, TRICKY: "1e-3", EMPTY: "", SWITCH: "yes"}
+warm: false
+"""
+
+EVERYTHING = JobSpec(
+    name="everything",
+    model=Named("cnn", {"filters": 16, "dropout": 0.5}),
+    dataset=DatasetSpec("my.data:load", "/data/x", 96, {"limit": 1000, "when": "2026-01-01", "ratio": "1:30"}),
+    training=TrainingSpec(
+        epochs=10,
+        steps_per_epoch=50,
+        optimizer=Named(
+            "sgd",
+            {
+                "momentum": 0.1,
+                "nesterov": True,
+                "learning_rate": {
+                    "name": "ExponentialDecay",
+                    "args": {"initial_learning_rate": 0.001, "decay_steps": 100, "decay_rate": 0.9},
+                },
+            },
+        ),
+        loss=Named("sparse_categorical_crossentropy", {"from_logits": True}),
+        metrics=(Named("accuracy"), Named("SparseTopKCategoricalAccuracy", {"k": 3}), Named("my.metrics:Mine")),
+        callbacks=(Named("EarlyStopping", {"patience": 2}),),
+        seed=0,
+        validation=2,
+        precision="mixed_bfloat16",
+        jit_compile=True,
+        shuffle=False,
+        cache=True,
+        prefetch=0,
+        steps_per_call=10,
+    ),
+    strategy=StrategySpec("MultiWorkerMirrored"),
+    cluster=ClusterSpec(2, 0, 2, 1, (20000, 20010, 20011, 20012)),
+    checkpoint=CheckpointSpec(every_steps=200, keep=1),
+    env={"SOME_VAR": "value", "NUMBER": "010", "TRICKY": "1e-3", "EMPTY": "", "SWITCH": "yes"},
+    warm=False,
+)
+
+
+def job(text: str, *sets: str) -> JobSpec:
+    return parse_job(text, "dir/my job.yaml", sets)
+
+
+def test_every_key_is_read() -> None:
+    assert job(FULL) == EVERYTHING
+
+
+def test_an_empty_mapping_is_a_job_of_defaults_named_after_its_file() -> None:
+    assert job("{}") == JobSpec(name="my-job")
+    assert job("training:\nenv:\n") == JobSpec(name="my-job")
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ("model: mlp", "model: {name: mlp, args: {}}"),
+        ("model: {filters: 8}", "model: {name: cnn, args: {filters: 8}}"),
+        ("dataset: mnist", "dataset: {name: mnist}"),
+        ("strategy: Mirrored", "strategy: {name: Mirrored}"),
+        ("{strategy: MultiWorkerMirrored, cluster: 2}", "{strategy: MultiWorkerMirrored, cluster: {workers: 2}}"),
+        ("strategy: ParameterServer", "{strategy: ParameterServer, cluster: {ps: 1}}"),
+        ("training: {metrics: mse}", "training: {metrics: [{name: mse}]}"),
+        ("training: {callbacks: TerminateOnNaN}", "training: {callbacks: [{name: TerminateOnNaN}]}"),
+        ("training: {optimizer: Adam}", "training: {optimizer: {name: Adam}}"),
+        ("training: {optimizer: {epsilon: 1e-5}}", "training: {optimizer: {name: adam, args: {epsilon: 0.00001}}}"),
+        ("training: {validation: true}", "training: {validation: 1}"),
+        ("training: {validation: false}", "training: {validation: 0}"),
+        ("checkpoint: true", "checkpoint: {every_epochs: 1, keep: 3}"),
+        ("checkpoint: {keep: 5}", "checkpoint: {every_epochs: 1, every_steps: null, keep: 5}"),
+        ("dataset: {path: null}", "dataset: {path: }"),
+        ("cluster: {ports: 20000-20001}", "cluster: {ports: [20000, 20001]}"),
+        ("\ufeffmodel: mlp", "model: mlp"),
+        ("--- # one document\nmodel: mlp\n...\n", "model: mlp"),
+        ("model: mlp\r\nwarm: no\r\n", "{model: mlp, warm: false}"),
+    ],
+)
+def test_short_forms_mean_their_long_ones(short: str, long: str) -> None:
+    assert job(short) == job(long)
+
+
+def test_no_checkpoints() -> None:
+    assert job("checkpoint: false").checkpoint is None
+
+
+def test_merge_keys_give_what_the_mapping_itself_does_not() -> None:
+    text = """\
+model: &model {name: cnn, filters: 8}
+training:
+  optimizer: &slow {name: sgd, learning_rate: 0.1, momentum: 0.5}
+  loss: mse
+  metrics:
+  - {<<: [{name: mse}], name: mae}
+dataset: {<<: {name: mnist, batch_size: 32}, batch_size: 64}
+"""
+    merged = job(text)
+    assert merged.training.metrics == (Named("mae"),)
+    assert (merged.dataset.name, merged.dataset.batch_size) == ("mnist", 64)
+
+
+@pytest.mark.parametrize(
+    ("option", "changed"),
+    [
+        ("training.epochs=7", "training: {epochs: 7, metrics: [accuracy, mse]}"),
+        ("training.metrics.1=mae", "training: {epochs: 2, metrics: [accuracy, mae]}"),
+        ("training.metrics.1.name=mae", "training: {epochs: 2, metrics: [accuracy, mae]}"),
+        ("training.metrics=[mae]", "training: {epochs: 2, metrics: [mae]}"),
+        ("training={seed: 4}", "training: {seed: 4}"),
+        (
+            "training.optimizer.learning_rate=1e-2",
+            "training: {epochs: 2, metrics: [accuracy, mse], optimizer: {name: adam, learning_rate: 0.01}}",
+        ),
+    ],
+)
+def test_options_are_laid_over_the_file(option: str, changed: str) -> None:
+    rest = "strategy: Mirrored\n"
+    assert job(rest + "training: {epochs: 2, metrics: [accuracy, mse]}", option) == job(rest + changed)
+
+
+def test_options_reach_into_short_forms_and_follow_one_another() -> None:
+    assert job("strategy: Mirrored", "strategy.name=OneDevice").strategy.name == "OneDevice"
+    assert job("model: cnn", "model.filters=4", "model.dense=8").model == Named("cnn", {"filters": 4, "dense": 8})
+    assert job("model: cnn", "training.seed=1", "training.seed=2").training.seed == 2
+    assert job("model: cnn", "checkpoint=false", "env.A=x=y").env == {"A": "x=y"}
+    assert job("training: {steps_per_epoch: 3}", "training.steps_per_epoch=").training.steps_per_epoch is None
+
+
+def test_the_name_of_the_command_line_wins() -> None:
+    assert parse_job("name: a", "f.yaml", name="b").name == "b"
+
+
+# ---- the job as it is written into a run directory
+
+
+def test_a_written_job_reads_back_as_itself() -> None:
+    for original in (
+        EVERYTHING,
+        JobSpec(name="defaults"),
+        JobSpec(
+            name="none", checkpoint=None, model=Named("m.n:f", {"text": "1e-3", "list": [1, 2.5, None, {"a": "no"}]})
+        ),
+    ):
+        assert parse_job(to_yaml(original), "job.yaml") == original
+
+
+def test_any_text_and_number_reads_back_as_itself() -> None:
+    rng = random.Random(7)
+    words = [
+        "",
+        " ",
+        "~",
+        "null",
+        "yes",
+        "Off",
+        "010",
+        "0x1f",
+        "1_000",
+        ".5",
+        "1e-3",
+        "-",
+        "a: b",
+        "#",
+        "'",
+        '"',
+        "\\n",
+        "\n",
+    ]
+    words += [
+        "*x",
+        "&x",
+        "!x",
+        "%",
+        "@",
+        "é",
+        "\U0001f600",
+        "\t",
+        "=",
+        "<<",
+        "1:30",
+        "2026-01-01",
+        ".inf",
+        "- a",
+        "\x85",
+        "\u2028",
+    ]
+    for _ in range(300):
+        text = "".join(rng.choice(words) for _ in range(rng.randrange(1, 4)))
+        number = rng.choice([rng.random() * 10 ** rng.randrange(-20, 15), rng.randrange(-(10**15), 10**15)])
+        original = JobSpec(name="x", model=Named("m:f", {"a": text, "b": number, "c": [text]}), env={"A": text})
+        assert parse_job(to_yaml(original), "job.yaml") == original
+
+
+# ---- files that are none
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(JobError) as caught:
+        load_job(path)
+    return str(caught.value)
+
+
+def test_a_file_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: mlp\n")
+    assert load_job(tmp_path / "mine.yaml").name == "mine"
+
+
+def test_a_directory_names_a_job_inside(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: mlp\n")
+    assert refusal(tmp_path) == (
+        f"{tmp_path}: this is a directory, and a job is a file; name a file, such as {tmp_path}/mine.yaml"
+    )
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "quickstart.yaml").write_text("model: mlp\n")
+    missing = tmp_path / "quikstart.yaml"
+    assert refusal(missing) == f"{missing}: there is no such file; did you mean {tmp_path}/quickstart.yaml?"
+    assert "there is no directory" in refusal(tmp_path / "nowhere" / "x.yaml")
+
+
+def test_pipes_and_devices_are_refused_without_waiting_for_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        assert refusal(path) == (
+            f"{path}: this is a pipe, socket or device, and a job is a regular file; name a YAML file"
+        )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("model: mlp\n")
+    (tmp_path / "x.yaml").chmod(0)
+    assert "cannot be read: Permission denied" in refusal(tmp_path / "x.yaml")
+
+
+def test_odd_paths(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(Path("a\0b"))
+    assert "cannot be read: File name too long" in refusal(tmp_path / ("x" * 300))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "cannot be read" in refusal(tmp_path / "loop")
+
+
+def test_a_file_that_is_too_long(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_bytes(b"x" * 300_000)
+    assert "larger than 256 KiB" in refusal(tmp_path / "data.yaml")
+
+
+# ---- whatever else a file may hold
+
+
+def survives(source: str | bytes, *sets: str) -> None:
+    with contextlib.suppress(JobError):
+        parse_job(source, "job.yaml", sets)
+
+
+def test_random_bytes_are_never_more_than_a_complaint() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        survives(rng.randbytes(rng.randrange(60)))
+
+
+def test_random_yaml_is_never_more_than_a_complaint() -> None:
+    rng = random.Random(2)
+    tokens = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ": ",
+        ":",
+        "- ",
+        "\n",
+        "\n  ",
+        "&a ",
+        "*a",
+        "<<: ",
+        "'",
+        '"',
+        "\\U00110000",
+        "\\x",
+        "#",
+    ]
+    tokens += [
+        "|",
+        ">",
+        "? ",
+        "!!int ",
+        "!x ",
+        "!<",
+        "%YAML 9999999999999999999.1\n",
+        "---\n",
+        "...",
+        "\t",
+        "~",
+        "@",
+        "`",
+        "=",
+        "_",
+    ]
+    tokens += [
+        "model",
+        "cnn",
+        "training",
+        "epochs",
+        "metrics",
+        "optimizer",
+        "learning_rate",
+        "env",
+        "cluster",
+        "ports",
+        "1",
+    ]
+    tokens += [
+        "9" * 5000,
+        "1e999",
+        "-.inf",
+        ".nan",
+        "0x" + "f" * 500,
+        "\ufeff",
+        "\x85",
+        "\u2028",
+        "name",
+        "args",
+        "checkpoint",
+    ]
+    for _ in range(3000):
+        survives("".join(rng.choice(tokens) for _ in range(rng.randrange(25))))
+
+
+def test_a_right_job_that_was_damaged_is_never_more_than_a_complaint() -> None:
+    rng = random.Random(3)
+    for _ in range(500):
+        source = bytearray(FULL.encode())
+        for _ in range(rng.randrange(1, 4)):
+            start = rng.randrange(len(source))
+            source[start : start + rng.randrange(6)] = rng.randbytes(rng.randrange(3))
+        survives(bytes(source))
+
+
+def test_any_value_under_any_key_is_never_more_than_a_complaint() -> None:
+    values = [
+        "",
+        "1",
+        "-1",
+        "1e400",
+        "x",
+        "a:b",
+        "yes",
+        "[]",
+        "[[]]",
+        "{}",
+        "{name: }",
+        "{name: {}}",
+        "{args: 1}",
+        "[1, [2], {a: b}]",
+    ]
+    values += [
+        "'  '",
+        "{learning_rate: [1]}",
+        "{learning_rate: {args: 3}}",
+        "{: 1}",
+        "{learning_rate: {name: [x]}}",
+        "9" * 400,
+    ]
+    for path, _, _ in keys():
+        for value in values:
+            survives("model: cnn", f"{path}={value}", f"{path}.deep.er={value}", f"{path}.0={value}")
+
+
+def test_random_options_are_never_more_than_a_complaint() -> None:
+    rng = random.Random(4)
+    for _ in range(500):
+        survives(
+            "metrics: [a]", "".join(rng.choice("ab.=0[]{}:, \n\t'\"&*!\udc80é\0") for _ in range(rng.randrange(12)))
+        )

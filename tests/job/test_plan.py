@@ -1,0 +1,277 @@
+"""From a job to the exact start of each of its tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from distrain.errors import UsageError
+from distrain.job.cluster import LOCAL, Host, Role, Task, chief_of, needs_address, place, tasks_of
+from distrain.job.dialects import preload_environment
+from distrain.job.load import parse_job
+from distrain.job.masking import is_secret, masked, masked_arguments
+from distrain.job.plan import Plan, make_plan, placeholder_addresses
+from distrain.job.spec import JobSpec
+from distrain.job.yaml_text import to_yaml
+
+MULTI_WORKER = "{strategy: MultiWorkerMirrored, cluster: 3, dataset: {batch_size: 96}}"
+PARAMETER_SERVER = "{strategy: ParameterServer, cluster: {workers: 2, ps: 2}}"
+
+
+def job(text: str) -> JobSpec:
+    return parse_job(text, "job.yaml")
+
+
+def plan(
+    text: str,
+    *hosts: Host,
+    cores: Mapping[str, int] | None = None,
+    gpus: Mapping[str, int] | None = None,
+) -> Plan:
+    spec = job(text)
+    placements = place(spec, hosts or (LOCAL,))
+    addresses = {
+        placement.task: f"10.0.0.1:{20000 + number}"
+        for number, placement in enumerate(placements)
+        if needs_address(spec, placement.task)
+    }
+    return make_plan(
+        spec,
+        placements,
+        addresses,
+        run="job-1",
+        run_dir="/runs/job-1",
+        attempt=2,
+        python="/usr/bin/python3",
+        cwd="/home/me",
+        import_paths=("/home/me", "/jobs"),
+        cores=cores or {"local": 8},
+        gpus=gpus or {},
+    )
+
+
+def names(tasks: tuple[Task, ...]) -> list[str]:
+    return [str(task) for task in tasks]
+
+
+@pytest.mark.parametrize(
+    ("text", "tasks", "chief"),
+    [
+        ("{}", ["worker:0"], "worker:0"),
+        ("{strategy: Mirrored, cluster: {devices_per_worker: 2}}", ["worker:0"], "worker:0"),
+        (MULTI_WORKER, ["worker:0", "worker:1", "worker:2"], "worker:0"),
+        (PARAMETER_SERVER, ["chief:0", "worker:0", "worker:1", "ps:0", "ps:1"], "chief:0"),
+    ],
+)
+def test_the_tasks_of_each_strategy(text: str, tasks: list[str], chief: str) -> None:
+    assert names(tasks_of(job(text))) == tasks
+    assert names(tuple(sorted(set(tasks_of(job(text)))))) == tasks
+    assert str(chief_of(tasks_of(job(text)))) == chief
+    assert needs_address(job(text), Task.parse(tasks[0])) == (len(tasks) > 1)
+
+
+def test_a_task_and_its_text() -> None:
+    assert Task.parse("ps:3") == Task(Role.PS, 3)
+    assert Task.parse("ps:3").file_stem == "ps-3"
+    for text in ("ps", "boss:0", "ps:x", ""):
+        with pytest.raises(ValueError, match=r"Role|invalid literal"):
+            Task.parse(text)
+
+
+def test_hosts_are_filled_in_their_order() -> None:
+    placements = place(job(PARAMETER_SERVER), (Host("a", 2), Host("b", 0), Host("c", 4)))
+    assert [(str(placement.task), placement.host.name, placement.slot) for placement in placements] == [
+        ("chief:0", "a", 0),
+        ("worker:0", "a", 1),
+        ("worker:1", "c", 0),
+        ("ps:0", "c", 1),
+        ("ps:1", "c", 2),
+    ]
+
+
+def test_more_tasks_than_slots_are_refused_with_the_numbers() -> None:
+    with pytest.raises(UsageError) as caught:
+        place(job(PARAMETER_SERVER), (Host("a", 1), Host("b", 2)))
+    assert str(caught.value) == (
+        "the job has 5 tasks (1 chief, 2 workers, 2 ps), and the hosts have 3 slots (a: 1, b: 2); "
+        "lower cluster.workers, or give more hosts or slots"
+    )
+
+
+def test_multi_worker_tf_config_has_workers_alone() -> None:
+    first, second, _ = plan(MULTI_WORKER).tasks
+    assert json.loads(second.env["TF_CONFIG"]) == {
+        "cluster": {"worker": ["10.0.0.1:20000", "10.0.0.1:20001", "10.0.0.1:20002"]},
+        "task": {"type": "worker", "index": 1},
+    }
+    assert (first.address, second.address) == ("10.0.0.1:20000", "10.0.0.1:20001")
+
+
+def test_parameter_server_tf_config_lists_the_chief() -> None:
+    tasks = plan(PARAMETER_SERVER).tasks
+    configs = [json.loads(task.env["TF_CONFIG"]) for task in tasks]
+    assert all(list(config["cluster"]) == ["chief", "worker", "ps"] for config in configs)
+    assert [config["task"] for config in configs] == [
+        {"type": "chief", "index": 0},
+        {"type": "worker", "index": 0},
+        {"type": "worker", "index": 1},
+        {"type": "ps", "index": 0},
+        {"type": "ps", "index": 1},
+    ]
+
+
+def test_a_job_of_one_task_has_no_tf_config_and_no_address() -> None:
+    (only,) = plan("strategy: Mirrored").tasks
+    assert "TF_CONFIG" not in only.env
+    assert only.address is None
+
+
+def test_every_task_learns_who_it_is_and_the_worker_reads_its_assignment() -> None:
+    task = plan(PARAMETER_SERVER).tasks[2]
+    told = {name: value for name, value in task.env.items() if name.startswith("DISTRAIN_")}
+    assert told == {
+        "DISTRAIN_RUN": "job-1",
+        "DISTRAIN_ATTEMPT": "2",
+        "DISTRAIN_TASK": "worker:1",
+        "DISTRAIN_ROLE": "worker",
+        "DISTRAIN_INDEX": "1",
+    }
+    assert task.argv == ("/usr/bin/python3", "-m", "distrain.worker")
+    assert json.loads(task.stdin()) == {
+        "format": 1,
+        "task": "worker:1",
+        "chief": False,
+        "run": "job-1",
+        "run_dir": "/runs/job-1",
+        "attempt": 2,
+        "threads": 4,
+        "import_paths": ["/home/me", "/jobs"],
+        "job": job(PARAMETER_SERVER).to_json(),
+    }
+
+
+def threads(the_plan: Plan) -> dict[str, int]:
+    return {str(task.task): task.assignment["threads"] for task in the_plan.tasks}
+
+
+def test_the_tasks_that_compute_share_the_cores_of_their_host() -> None:
+    assert threads(plan(PARAMETER_SERVER, cores={"local": 7})) == {
+        "chief:0": 1,
+        "worker:0": 3,
+        "worker:1": 3,
+        "ps:0": 1,
+        "ps:1": 1,
+    }
+    apart = plan(MULTI_WORKER, Host("a", 1), Host("b", 2), cores={"a": 4, "b": 1})
+    assert threads(apart) == {"worker:0": 4, "worker:1": 1, "worker:2": 1}
+    said = "{strategy: MultiWorkerMirrored, cluster: {workers: 2, threads_per_worker: 3}}"
+    assert threads(plan(said)) == {"worker:0": 3, "worker:1": 3}
+
+
+def devices(text: str, gpus: int) -> list[str | None]:
+    return [task.env.get("CUDA_VISIBLE_DEVICES") for task in plan(text, gpus={"local": gpus}).tasks]
+
+
+def test_gpus_are_shared_in_equal_slices() -> None:
+    two = "{strategy: MultiWorkerMirrored, cluster: {workers: 2, devices_per_worker: 2}}"
+    assert devices(two, 4) == ["0,1", "2,3"]
+    assert devices(two, 8) == ["0,1", "2,3"]
+    assert devices(two, 1) == ["-1", "-1"]
+    assert devices(two, 0) == [None, None]
+    assert devices(PARAMETER_SERVER, 2) == ["-1", "0", "1", "-1", "-1"]
+    assert devices("env: {CUDA_VISIBLE_DEVICES: 3}", 4) == ["3"]
+
+
+def test_what_precedes_the_import_is_the_same_for_every_task_and_the_job_may_overrule_it() -> None:
+    spec = job("env: {OPENBLAS_NUM_THREADS: 2, MINE: x}")
+    assert preload_environment(spec) == {
+        "PYTHONUNBUFFERED": "1",
+        "OPENBLAS_NUM_THREADS": "2",
+        "MINE": "x",
+        "KERAS_BACKEND": "tensorflow",
+    }
+    for task in plan(MULTI_WORKER).tasks:
+        assert preload_environment(job(MULTI_WORKER)).items() <= task.env.items()
+
+
+def test_a_dry_run_has_placeholders_for_the_ports() -> None:
+    spec = job("{strategy: MultiWorkerMirrored, cluster: 2}")
+    placements = place(spec, (LOCAL,))
+    assert {str(task): address for task, address in placeholder_addresses(spec, placements).items()} == {
+        "worker:0": "127.0.0.1:<port of worker:0>",
+        "worker:1": "127.0.0.1:<port of worker:1>",
+    }
+    assert placeholder_addresses(job("{}"), place(job("{}"), (LOCAL,))) == {}
+
+
+# ---- secrets
+
+SECRET = "hunter2"
+
+
+def every_text(value: Any) -> str:
+    return json.dumps(value)
+
+
+def test_no_secret_is_in_a_plan_or_a_written_job() -> None:
+    text = f"""\
+model: {{name: "m:f", api_key: {SECRET}, deep: {{dbPassword: {SECRET}, sizes: [1]}}}}
+dataset: {{name: "d:f", path: "s3://me:{SECRET}@host/x"}}
+env: {{WANDB_API_KEY: {SECRET}, HF_TOKEN: {SECRET}, URL: "https://me:{SECRET}@host", PLAIN: seen}}
+"""
+    shown = plan(text).to_json()
+    assert SECRET not in every_text(shown)
+    assert shown["tasks"][0]["env"]["PLAIN"] == "seen"
+    assert SECRET not in to_yaml(job(text))
+    assert parse_job(to_yaml(job(text)), "job.yaml").model.args["deep"] == {"dbPassword": "***", "sizes": [1]}
+    assert SECRET in plan(text).tasks[0].env["HF_TOKEN"]
+    assert SECRET not in every_text(plan(text).tasks[0].argv)
+
+
+def test_tf_config_is_an_object_in_the_plan() -> None:
+    task = plan(MULTI_WORKER).to_json()["tasks"][0]
+    assert task["TF_CONFIG"]["task"] == {"type": "worker", "index": 0}
+    assert "TF_CONFIG" not in task["env"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "API_TOKEN",
+        "token",
+        "AWS_SECRET_ACCESS_KEY",
+        "apiKey",
+        "api-key",
+        "db_password",
+        "GOOGLE_CREDENTIALS",
+        "MY_PASS",
+    ],
+)
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "max_tokens", "monkey", "keys_per_head", "learning_rate", "KEYBOARD", "passes"]
+)
+def test_names_of_other_things(name: str) -> None:
+    assert not is_secret(name)
+
+
+def test_a_typed_command_is_masked() -> None:
+    typed = ["run", "job.yaml", "--set", f"env.API_TOKEN={SECRET}", f"--set=env={{A: b, HF_TOKEN: {SECRET}}}", "--json"]
+    shown = masked_arguments(typed)
+    assert SECRET not in every_text(shown)
+    assert shown[:2] == typed[:2]
+    assert shown[4] == "--set=env={A: b, HF_TOKEN: ***}"
+
+
+def test_nothing_is_masked_where_there_is_nothing() -> None:
+    assert masked({"api_key": None, "token": "", "n": [1, 2.5, True]}) == {
+        "api_key": None,
+        "token": "",
+        "n": [1, 2.5, True],
+    }

@@ -1,0 +1,62 @@
+"""The synchronous strategies are one computation: OneDevice's losses, step by step, however many replicas share it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from distrain.job.spec import JobSpec, Named
+
+pytestmark = pytest.mark.tensorflow
+
+STEPS = 30
+OPTIMIZERS = {
+    "sgd": (Named("SGD", {"learning_rate": 0.05, "momentum": 0.9, "global_clipnorm": 0.5}), 1e-5),
+    "adam": (Named("adam", {"learning_rate": 0.001}), 1e-3),
+}
+SHARED = {
+    "MultiWorkerMirrored-1": {"strategy": "MultiWorkerMirrored", "workers": 1},
+    "MultiWorkerMirrored-2": {"strategy": "MultiWorkerMirrored", "workers": 2},
+    "MultiWorkerMirrored-3": {"strategy": "MultiWorkerMirrored", "workers": 3},
+    "Mirrored-2": {"strategy": "Mirrored", "devices": 2},
+    "Mirrored-3": {"strategy": "Mirrored", "devices": 3},
+}
+
+
+def losses(start: Callable[[JobSpec], Any], make_job: Callable[..., JobSpec], optimizer: Named, **where: Any) -> list[float]:
+    spec = make_job(
+        model=Named("mlp"), optimizer=optimizer, batch_size=96, epochs=3, steps_per_call=1, validation=0, **where
+    )
+    found = start(spec).succeed().chief.losses()
+    assert len(found) == 42
+    return found[:STEPS]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_losses_are_those_of_one_device(optimizer: str, start: Callable[..., Any], make_job: Any) -> None:
+    named, tolerance = OPTIMIZERS[optimizer]
+    expected = losses(start, make_job, named)
+    assert expected[-1] < 0.9 * expected[0], "nothing was learnt, so equal losses would show nothing"
+    for name, where in SHARED.items():
+        assert losses(start, make_job, named, **where) == pytest.approx(expected, rel=tolerance), name
+
+
+def test_another_seed_gives_other_losses(start: Callable[..., Any], make_job: Any) -> None:
+    one, other = (
+        start(make_job(epochs=1, steps_per_call=1, validation=0, seed=seed)).succeed().chief.losses() for seed in (1, 2)
+    )
+    assert one != pytest.approx(other, rel=1e-3)
+
+
+def test_each_epoch_takes_each_example_once_in_another_order(start: Callable[..., Any], make_job: Any) -> None:
+    """With a learning rate of 0 the epoch's mean loss depends on which examples it took, and not on their order."""
+    spec = make_job(
+        optimizer=Named("SGD", {"learning_rate": 0.0}), batch_size=479, epochs=2, steps_per_call=1, validation=0
+    )
+    metrics = start(spec).succeed().chief.of("metrics")
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4, 5, 6]
+    first, second = ([line["metrics"] for line in metrics[at : at + 3]] for at in (0, 3))
+    assert first[-1]["loss"] == pytest.approx(second[-1]["loss"], rel=1e-6)
+    assert [m["step_loss"] for m in first] != pytest.approx([m["step_loss"] for m in second], rel=1e-6)
