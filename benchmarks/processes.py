@@ -33,7 +33,7 @@ class Processes:
     def __init__(self) -> None:
         self.began = time.time()
         self._started: list[subprocess.Popen[str]] = []
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by __exit__)
         self._deadline = threading.Timer(DEADLINE_S, self._kill)
         self._deadline.daemon = True
         self._deadline.start()
@@ -139,3 +139,8 @@ def cpu_s(pid: int) -> float:
     """CPU seconds that a process has used so far, its own threads alone."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def command_name(pid: int) -> str:
+    """What a process is called, as `ps -o comm` shows it."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()

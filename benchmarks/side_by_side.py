@@ -24,6 +24,8 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
+PACKAGES = ("distrain", "tensorflow", "keras", "tf-keras", "honcho")
+
 Measured = Mapping[str, float]
 """What one turn of one side gives: a value for each quantity."""
 
@@ -59,11 +61,11 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
-        return f"{_short(self.median)} ({_short(self.least)}–{_short(self.most)})"
+        return f"{_short(self.median)} ({_short(self.least)} to {_short(self.most)})"
 
 
 def by_turns(sides: Sequence[Side], repeats: int, *, warm_up: bool = True) -> dict[str, list[Measured]]:
-    """Each side's measurements, one per round. Every other round runs in reverse order, so that no side is always first.
+    """Each side's measurements, one per round. Every other round is in reverse, so that no side is always first.
 
     `warm_up`: a round before them that is not counted, for the file cache's sake.
     """

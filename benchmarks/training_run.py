@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from processes import Processes
+from side_by_side import Measured
 
 POLL_S = 0.02
 END_TIMEOUT_S = 30.0
@@ -40,6 +41,12 @@ def job(strategy: str, *, workers: int = 1, ps: int = 0, batch_size: int = 128, 
         "cluster": {"workers": workers, **({"ps": ps} if ps else {})},
         "checkpoint": False,
     }
+
+
+def rate(reached: Sequence[tuple[float, int]], batch_size: int) -> float:
+    """Examples per second between the first and the last of some (time, step)."""
+    (began, first), (ended, last) = reached[0], reached[-1]
+    return (last - first) * batch_size / (ended - began)
 
 
 class TrainingRun(Processes):
@@ -78,6 +85,19 @@ class TrainingRun(Processes):
             time.sleep(POLL_S)
         if self.launcher.returncode:
             raise RuntimeError(f"the run ended with {self.launcher.returncode}:\n{self.error_tail()}")
+
+    def steady_examples_per_s(self, batch_size: int) -> Measured:
+        """Runs to its end. The rate from the end of the first epoch to that of the last, and the model size."""
+        chief, steps_per_epoch, parameters = "", 0, 0
+        reached: list[tuple[float, int]] = []
+        for event in self.events():
+            if event["kind"] == "started":
+                chief, steps_per_epoch = event["task"], event["steps_per_epoch"]
+            elif event["kind"] == "ready":
+                parameters = event["parameters"]
+            elif event["kind"] == "progress" and event["task"] == chief and event["step"] >= steps_per_epoch:
+                reached.append((event["time"], event["step"]))
+        return {"examples/s": rate(reached, batch_size), "parameters": parameters}
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.launcher.poll() is None:

@@ -48,6 +48,7 @@ class Task:
         self.report_fd = -1
         self.kill_at: float | None = None
         """When (monotonic) whatever is left is killed. None: no stop was asked for."""
+        self._rest_was_told = False
         self._emit = emit
         self._mark = os.urandom(16).hex()
         lines = EventLines(self.name, self.attempt)
@@ -136,10 +137,11 @@ class Task:
         if not left:
             self._clear()
             return
-        if self.kill_at is None:
-            self.kill_at = now + STRAY_GRACE_S
+        if not self._rest_was_told:
+            self._rest_was_told = True
+            self.stop(now, STRAY_GRACE_S)
             self._signal(left, signal.SIGTERM, signal.SIGCONT)
-        if now >= self.kill_at:
+        if self.kill_at is not None and now >= self.kill_at:
             self._signal(left, signal.SIGKILL)
 
     def kill(self, members: Iterable[Process]) -> None:

@@ -72,9 +72,9 @@ def _one_device(job: JobSpec) -> Sentence:
 
 def _batch_over_replicas(job: JobSpec) -> Sentence:
     size, replicas = job.dataset.batch_size, job.replicas
-    if size % replicas == 0 or job.strategy.name == "OneDevice":
+    if size % replicas == 0 or job.strategy.name not in ("Mirrored", "MultiWorkerMirrored"):
         return None
-    if job.strategy.name == "Mirrored" and job.cluster.workers > 1:
+    if job.strategy.name == "Mirrored" and job.cluster.workers > 1:  # its own complaint, and the replicas are unknown
         return None
     below = size - size % replicas
     choices = f"{below} or {below + replicas}" if below else str(replicas)
@@ -134,6 +134,18 @@ def _deterministic_parameter_server(job: JobSpec) -> Sentence:
     )
 
 
+def _watched_without_validation(job: JobSpec) -> Sentence:
+    for callback in job.training.callbacks:
+        watched = callback.args.get("monitor", "val_loss")
+        stops = callback.name in ("EarlyStopping", "ReduceLROnPlateau")
+        if job.training.validation == 0 and stops and str(watched).startswith("val_"):
+            return (
+                f"callback {callback.name} watches {watched}, and training.validation is false",
+                "set its monitor to a training metric such as loss, or set training.validation to true",
+            )
+    return None
+
+
 RULES = (
     Rule(("strategy.name",), _tpu),
     Rule(("cluster.ps", "strategy.name"), _ps_without_parameter_server),
@@ -148,5 +160,6 @@ RULES = (
     Rule(("dataset.args", "dataset.name"), _arguments_of_a_built_in),
     Rule(("checkpoint.every_epochs", "checkpoint.every_steps"), _two_intervals),
     Rule(("cluster.ports", "cluster.workers", "cluster.ps", "strategy.name"), _ports),
+    Rule(("training.callbacks", "training.validation"), _watched_without_validation),
     Rule(("training.deterministic", "strategy.name"), _deterministic_parameter_server),
 )

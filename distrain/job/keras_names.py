@@ -1,7 +1,7 @@
 """The names that Keras knows, and the arguments that each takes.
 
 A table rather than a look into Keras, since the launcher never imports it; a test holds it against the installed
-Keras. Left out is what a job file cannot use: base classes, wrappers, and callbacks made of Python functions.
+Keras. Left out is what a job file cannot use: base classes and wrappers.
 In a table's text, `!` marks an argument that must be given; the arguments that a whole family shares are apart.
 """
 
@@ -114,15 +114,10 @@ _SCHEDULES: Mapping[str, str] = {
 }
 
 _CALLBACKS: Mapping[str, str] = {
-    "BackupAndRestore": "backup_dir! save_freq double_checkpoint delete_checkpoint",
     "CSVLogger": "filename! separator append",
     "EarlyStopping": "monitor min_delta patience verbose mode baseline restore_best_weights start_from_epoch",
     "ModelCheckpoint": (
         "filepath! monitor verbose save_best_only save_weights_only mode save_freq initial_value_threshold"
-    ),
-    "OrbaxCheckpoint": (
-        "directory! monitor verbose save_best_only mode save_freq initial_value_threshold max_to_keep "
-        "save_on_background save_weights_only"
     ),
     "ReduceLROnPlateau": "monitor factor patience verbose mode min_delta cooldown min_lr",
     "RemoteMonitor": "root path field headers send_as_json",
@@ -225,4 +220,12 @@ METRICS = Family(
     },
 )
 SCHEDULES = Family(_SCHEDULES)
-CALLBACKS = Family(_CALLBACKS, unusable={"LambdaCallback": _FUNCTIONS, "LearningRateScheduler": _FUNCTIONS})
+CALLBACKS = Family(
+    _CALLBACKS,
+    unusable={
+        "LambdaCallback": _FUNCTIONS,
+        "LearningRateScheduler": _FUNCTIONS,
+        "BackupAndRestore": "it overwrites its only copy, on every worker; write checkpoint: {every_epochs: 1} instead",
+        "OrbaxCheckpoint": "it writes on every worker, into one place; write checkpoint: {every_epochs: 1} instead",
+    },
+)

@@ -132,7 +132,7 @@ def _with_value(
         changed = _with_value(node.nodes[index], keys[1:], value, place, findings, path)
         return replace(node, nodes=(*node.nodes[:index], changed, *node.nodes[index + 1 :]))
     if isinstance(node, Scalar):
-        problem = f"{above} is {shown(node)}, a single value, so there is no {path} to set"
+        problem = f"{above} holds a single value, so there is no {path} to set"
         findings.add(place, path, problem, f"set {above} itself")
         return node
     entry = node.entries.get(key)

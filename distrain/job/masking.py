@@ -8,9 +8,7 @@ from typing import Any
 
 MASK = "***"
 
-_SECRET_NAME = re.compile(
-    r"(^|_)(TOKEN|KEY|APIKEY|PASS|PASSPHRASE|AUTH|PAT)(_|$)|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.ASCII
-)
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|APIKEY|PASS|PASSPHRASE|AUTH)$|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.ASCII)
 _URL_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):[^/\s@]+(?=@)")
 
 
@@ -24,7 +22,8 @@ def masked(value: Any) -> Any:
     """`value`, of plain values, with secrets masked at any depth, passwords inside URLs too."""
     if isinstance(value, Mapping):
         return {
-            key: MASK if is_secret(str(key)) and item not in (None, "") else masked(item) for key, item in value.items()
+            key: MASK if is_secret(str(key)) and not isinstance(item, bool | None) and item != "" else masked(item)
+            for key, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [masked(item) for item in value]

@@ -13,6 +13,7 @@ from distrain.job.yaml_source import Items, Node, Scalar, Table
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST = 2**31 - 1
+_LAST_PORT = 65535
 
 
 class _Single:
@@ -132,10 +133,13 @@ class Ports(_Single):
         for item in node.nodes:
             bounds = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", item.text) if isinstance(item, Scalar) else None
             first, last = (int(bounds[1]), int(bounds[2] or bounds[1])) if bounds else (0, 0)
-            if not 1 <= first <= last <= 65535:
+            if not 1 <= first <= last <= _LAST_PORT:
                 remedy = "give a port from 1 to 65535, or a range such as 20000-20099"
                 findings.add(item.place, path, f"{path} holds {shown(item)}, which is no port", remedy)
-            ports += range(first, last + 1)
+            elif len(ports) + last - first >= _LAST_PORT:
+                return findings.add(node.place, path, f"{path} lists ports more than once", "list each once")
+            else:
+                ports += range(first, last + 1)
         return UNUSABLE if path in findings.paths else tuple(dict.fromkeys(ports))
 
 

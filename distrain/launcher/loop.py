@@ -6,7 +6,6 @@ transports', what is recorded and shown is the sinks'.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -279,7 +278,7 @@ class Loop:
                     task.env,
                     task.cwd,
                     task.warm,
-                    json.dumps(task.assignment).encode(),
+                    task.stdin(),
                 )
             )
 

@@ -142,13 +142,13 @@ def _without_nan(value: Any) -> Any:
 
 
 def _check_name(name: str) -> None:
-    fitting = _ODD.sub("-", name).strip("-.")[:LONGEST_NAME]
+    fitting = _ODD.sub("-", name).lstrip("-._")[:LONGEST_NAME]
     if fitting == name and name:
         return
     if len(name) > LONGEST_NAME:
         problem = f"is longer than {LONGEST_NAME} characters"
     else:
-        problem = "cannot name a folder: only letters, digits, '.', '_' and '-', with a letter or digit at each end"
+        problem = "cannot name a folder: only letters, digits, '.', '_' and '-', after a letter or digit"
     remedy = f"call it {fitting!r}, for example" if fitting else "choose another with --name"
     raise UsageError(f"the name {name[: 2 * LONGEST_NAME]!r} {problem}; {remedy}")
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from agent.driver import Host
 
 from distrain.errors import HostError
+from distrain.launcher.bundle import make_bundle
 from distrain.wire import Goodbye, StopTasks
 
 pytestmark = pytest.mark.processes
@@ -37,12 +40,9 @@ WITH_DAEMON = (
 )
 UP = "print('up', flush=True); import time; time.sleep(600)\n"
 PROGRAMS = {
-    "plain": UP,
-    "ignores TERM": STUBBORN + UP,
     "has children": WITH_CHILDREN + UP,
-    "ignores TERM, has children": STUBBORN + WITH_CHILDREN + UP,
     "has daemons": WITH_DAEMON + UP,
-    "ignores TERM, has daemons": STUBBORN + WITH_DAEMON + UP,
+    "ignores TERM, has all": STUBBORN + WITH_CHILDREN + WITH_DAEMON + UP,
 }
 
 
@@ -118,7 +118,7 @@ def test_tasks_die_with_guard_and_agent(host: Host) -> None:
 
 
 def test_a_task_that_ends_takes_its_own_with_it_and_nobody_elses(host: Host) -> None:
-    host.run(PROGRAMS["has daemons"], task="worker:1")
+    host.run(WITH_CHILDREN + PROGRAMS["has daemons"], task="worker:1")
     host.until_output(b"up", "worker:1")
     others = {process.pid for process in host.processes()}
     host.run(STUBBORN + WITH_CHILDREN + WITH_DAEMON, task="worker:0")
@@ -146,8 +146,14 @@ def test_a_task_that_forks_all_the_time(host: Host) -> None:
     assert host.nothing_left() < 8.0
 
 
-def test_the_guard_ends_an_agent_that_hangs(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_guard_ends_an_agent_that_hangs(open_host: Callable[..., Host], copied_package: Path) -> None:
+    """With the guard's patience cut from half a minute to two seconds."""
+    guard = copied_package / "agent" / "guard.py"
+    source = guard.read_text()
+    assert "LOST_CONNECTION_S = 30.0" in source
+    guard.write_text(source.replace("LOST_CONNECTION_S = 30.0", "LOST_CONNECTION_S = 2.0"))
+    host = open_host(bundle=make_bundle(copied_package))
     host.run(UP)
     os.kill(host.agent_pid, signal.SIGSTOP)
     host.link.hang_up()
-    assert 25.0 < host.nothing_left(timeout_s=45.0) < 40.0
+    assert 1.5 < host.nothing_left() < 8.0

@@ -52,7 +52,6 @@ def test_a_signal_is_told_by_its_number(host: Host) -> None:
     ("argv", "cwd", "exit_code", "words"),
     [
         (["no-such-program"], "/", 127, "not found"),
-        (["/etc/hostname"], "/", 126, "not executable"),
         (["true"], "/no/such/folder", 125, "/no/such/folder"),
         (["true", "x" * 300_000], "/", 125, "too long"),
     ],
@@ -66,6 +65,17 @@ def test_a_task_that_cannot_run_is_told_in_a_sentence(
     assert exited.message is not None
     assert words in exited.message
     host.cleared()
+
+
+@pytest.mark.parametrize(("mode", "words"), [(0o600, "not executable"), (0o700, "first line")])
+def test_a_file_that_is_no_program_is_told_in_a_sentence(host: Host, tmp_path: Path, mode: int, words: str) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo hello\n")
+    script.chmod(mode)
+    host.start([str(script)])
+    exited = host.exited()
+    assert exited.exit_code == 126
+    assert words in str(exited.message)
 
 
 def test_a_script_whose_interpreter_is_missing_is_not_said_to_be_missing_itself(host: Host, tmp_path: Path) -> None:

@@ -186,6 +186,11 @@ VALUES = [
         "write a function that returns it and name that as package.module:function",
     ),
     (
+        "training: {callbacks: BackupAndRestore}",
+        "1:23: training.callbacks.0 cannot be BackupAndRestore in a job file; it overwrites its only copy, on every "
+        "worker; write checkpoint: {every_epochs: 1} instead",
+    ),
+    (
         "cluster: {ports: [80, 70000]}",
         "1:23: cluster.ports holds 70000, which is no port; "
         "give a port from 1 to 65535, or a range such as 20000-20099",
@@ -285,6 +290,11 @@ COMBINATIONS = [
         "2:30: cluster.ports lists 2 ports, and 4 tasks need one each; list more, or remove cluster.ports",
     ),
     (
+        "training: {validation: false, callbacks: [EarlyStopping]}",
+        "1:42: callback EarlyStopping watches val_loss, and training.validation is false; "
+        "set its monitor to a training metric such as loss, or set training.validation to true",
+    ),
+    (
         "strategy: ParameterServer\ntraining: {deterministic: true}",
         "2:27: training.deterministic is true, and ParameterServer's workers update the weights in no fixed order; "
         "choose MultiWorkerMirrored, or remove training.deterministic",
@@ -341,7 +351,7 @@ OPTIONS = [
     ("training.epochs=0", "--set training.epochs: training.epochs is 0; give 1 or more"),
     (
         "training.seed.x=1",
-        "--set training.seed.x: training.seed is 7, a single value, so there is no training.seed.x to set; "
+        "--set training.seed.x: training.seed holds a single value, so there is no training.seed.x to set; "
         "set training.seed itself",
     ),
     (
@@ -368,3 +378,13 @@ def test_what_no_option_may_say(option: str, sentence: str) -> None:
 def test_a_name_that_is_given_on_the_command_line_is_checked_too() -> None:
     (sentence,) = complaints("model: cnn", name="a/b")
     assert sentence.startswith('--name: name is "a/b"; it names a directory')
+
+
+def test_no_sentence_tells_a_secret() -> None:
+    (sentence,) = complaints("env: {API_TOKEN: hunter2}", "env.API_TOKEN.x=1")
+    assert "hunter2" not in sentence
+
+
+def test_ports_beyond_number_are_refused_without_counting_them() -> None:
+    (sentence,) = complaints(f"cluster: {{ports: [{', '.join(['1-65535'] * 10_000)}]}}")
+    assert sentence == "job.yaml:1:18: cluster.ports lists ports more than once; list each once"

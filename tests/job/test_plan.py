@@ -255,7 +255,7 @@ def test_names_of_secrets(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["PATH", "max_tokens", "monkey", "keys_per_head", "learning_rate", "KEYBOARD", "passes"]
+    "name", ["PATH", "max_tokens", "monkey", "keys_per_head", "learning_rate", "KEYBOARD", "key_dim", "passes"]
 )
 def test_names_of_other_things(name: str) -> None:
     assert not is_secret(name)
@@ -270,8 +270,5 @@ def test_a_typed_command_is_masked() -> None:
 
 
 def test_nothing_is_masked_where_there_is_nothing() -> None:
-    assert masked({"api_key": None, "token": "", "n": [1, 2.5, True]}) == {
-        "api_key": None,
-        "token": "",
-        "n": [1, 2.5, True],
-    }
+    plain = {"api_key": None, "token": "", "auth": True, "n": [1, 2.5, True]}
+    assert masked(plain) == plain

@@ -65,8 +65,9 @@ def test_letters_that_are_taken_are_passed_over(tmp_path, monkeypatch):
         (".hidden", "hidden"),
         ("-rf", "rf"),
         ("two words", "two-words"),
+        ("_private", "private"),
         ("new\nline\x1b[2J", "new-line-2J"),
-        ("nul\0", "nul"),
+        ("nul\0", "nul-"),
         ("x" * 65, "x" * 64),
     ],
 )

@@ -97,7 +97,11 @@ FAILURE = {
     "exit_code": 1,
     "signal": None,
     "message": "ValueError: bad \x1b[2Jshape",
-    "log_tail": ["Traceback (most recent call last):", "ValueError: bad shape"],
+    "log_tail": [
+        "I0000 00:00:1.2    7 cudart_stub.cc:31] Could not find cuda drivers on your machine",
+        "Traceback (most recent call last):",
+        "ValueError: bad shape",
+    ],
     "where": "train.py:12",
 }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from distrain.launcher.events import Event
 from distrain.launcher.rundir import log_name
+from distrain.launcher.sinks.fold import is_notice
 from distrain.launcher.sinks.view import View
 
 PROGRESS_EVERY_S = 10.0
@@ -157,6 +158,7 @@ def _failure_account(first: Mapping[str, Any], view: View) -> list[str]:
     lines = [f"  {failure_sentence(first)}"]
     # A mistake in the job is told whole by its sentence.
     tail = [] if first.get("kind") == "job" else first.get("log_tail") or []
+    tail = [line for line in tail if not is_notice(line.encode(errors="replace"))]
     if tail:
         lines += ["", "  its last lines:", *(f"  | {line}" for line in tail[-_TAIL_LINES:])]
     others = [name for name in view.consequences if name != first.get("task")]
@@ -175,7 +177,8 @@ def _metrics_table(splits: Mapping[str, Mapping[str, float]]) -> list[str]:
     lines = ["", "  " + " " * 10 + "".join(f"  {name:>{widths[name]}}" for name in names)]
     for split, row in rows.items():
         cells = (number(row[name]) if name in row else "" for name in names)
-        lines.append(f"  {split:<10}" + "".join(f"  {c:>{widths[n]}}" for c, n in zip(cells, names, strict=True)))
+        padded = "".join(f"  {cell:>{widths[name]}}" for cell, name in zip(cells, names, strict=True))
+        lines.append(f"  {split:<10}{padded}".rstrip())
     return lines
 
 
