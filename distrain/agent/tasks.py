@@ -46,10 +46,10 @@ class Tasks:
     # ---- what the launcher asks for
 
     def preload(self, order: Preload) -> None:
-        if self._preloaded is not None:
-            if self._preloaded.order == order and self._preloaded.failed is None:
+        if self._preloaded is not None and self._preloaded.is_open:
+            if self._preloaded.order == order:
                 return
-            self._end_preload(self._preloaded)
+            self._end_preload(self._preloaded, "another one was asked for")
         try:
             environment = self._with_our_code({**os.environ, **order.env})
             self._preloaded = Preloaded(order, environment, self._tree, self._preload_printed)
@@ -88,18 +88,18 @@ class Tasks:
         """Stop all tasks, and start no other."""
         self._refusing = reason
         self.stop((), grace_s)
-        if self._preloaded is not None and not self._preloaded.is_forking:
-            self._end_preload(self._preloaded)
+        if self._preloaded is not None:
+            self._heed_preload(self._preloaded)
 
     # ---- what the loop needs
 
     def sources(self, now: float, has_room: bool) -> Iterator[tuple[int, Callable[[], object]]]:
         """What to wait for: descriptors that become readable, and what to call then."""
         preloaded = self._preloaded
-        if preloaded is not None:
+        if preloaded is not None and preloaded.is_open:
             if preloaded.report_fd >= 0:
                 yield preloaded.report_fd, self._preload_started
-            elif preloaded.failed is None:
+            else:
                 yield preloaded.socket.fileno(), self._preload_answered
         for task in self._tasks.values():
             if task.report_fd >= 0:
@@ -133,8 +133,7 @@ class Tasks:
                 self._look_soon()
         if self._preloaded is not None:
             self._preloaded.reap()
-            if self._preloaded.failed is not None:
-                self._end_preload(self._preloaded)
+            self._heed_preload(self._preloaded)
         if self._preloaded is None or not self._preloaded.is_forking:
             known = {task.pid for task in self._tasks.values()}
             known.add(self._preloaded.pid if self._preloaded else None)
@@ -207,17 +206,15 @@ class Tasks:
         preloaded = self._preloaded
         if preloaded is not None and preloaded.report_fd >= 0:
             preloaded.started()
-            if preloaded.failed is not None:
-                self._end_preload(preloaded)
+            self._heed_preload(preloaded)
 
     def _preload_answered(self) -> None:
         preloaded = self._preloaded
-        if preloaded is None or preloaded.failed is not None:
+        if preloaded is None or not preloaded.is_open:
             return
         for answer in preloaded.answers():
             self._forked(answer)
-        if preloaded.failed is not None or (self._refusing is not None and not preloaded.is_forking):
-            self._end_preload(preloaded)
+        self._heed_preload(preloaded)
         self.reap()  # nothing was reaped while a child that we did not know was on its way
 
     def _forked(self, answer: Forked | NotForked) -> None:
@@ -225,20 +222,24 @@ class Tasks:
         if isinstance(answer, Forked):
             task.started(answer.pid)
         else:
-            task.refuse(125, f"{task.name} could not be forked: {answer.reason}")
+            task.refuse(125, answer.reason)
         self._forget_cleared()
 
-    def _end_preload(self, preloaded: Preloaded) -> None:
-        """It has failed, or is not needed any more: its requests end, with what it printed before them."""
+    def _heed_preload(self, preloaded: Preloaded) -> None:
+        """End it if it has failed, or is not needed any more."""
+        if preloaded.is_open and preloaded.failed is not None:
+            self._end_preload(preloaded)
+        elif preloaded.is_open and self._refusing is not None and not preloaded.is_forking:
+            self._end_preload(preloaded, self._refusing)
+
+    def _end_preload(self, preloaded: Preloaded, reason: str | None = None) -> None:
+        """It has failed, or `reason` says why it is ended: its requests end, with what it printed before them."""
         preloaded.pipe.drain()
-        wanted = preloaded.failed is not None and self._refusing is None
-        open_requests = list(preloaded.abandoned())
-        if wanted and not open_requests:
-            self._emit(AgentNote("error", f"the process that imports TensorFlow has ended: {preloaded.failed}"))
+        open_requests = preloaded.close(reason)
         for answer in open_requests:
-            self._tasks[answer.key].refuse(125, answer.reason)
-        preloaded.close()
-        self._forget_cleared()
+            self._forked(answer)
+        if reason is None and not open_requests:
+            self._emit(AgentNote("error", f"the process that imports TensorFlow is gone: {preloaded.failed}"))
 
     # ---- ending
 
@@ -250,8 +251,8 @@ class Tasks:
                 task.end_rest(now, members[task.name])
             elif _is_overdue(task, now):
                 task.kill(members[task.name])
-                if task.pid is None and self._preloaded is not None:  # it hangs, and never answered
-                    self._end_preload(self._preloaded)
+                if task.pid is None and self._preloaded is not None:
+                    self._end_preload(self._preloaded, "it did not answer in time")
         self._forget_cleared()
         if any(task.state is State.CLEARING or _is_overdue(task, now) for task in self._tasks.values()):
             self._look_at = now + self._look_pause_s
@@ -282,7 +283,7 @@ class Tasks:
         self._tasks = {name: task for name, task in self._tasks.items() if task.state is not State.CLEARED}
 
     def _pipes(self) -> Iterator[Pipe]:
-        if self._preloaded is not None and self._preloaded.pipe.is_open:
+        if self._preloaded is not None and self._preloaded.is_open and self._preloaded.pipe.is_open:
             yield self._preloaded.pipe
         for task in self._tasks.values():
             for pipe in (task.output, task.events):

@@ -64,13 +64,17 @@ class NotForked:
 
 @dataclass
 class Preloaded:
-    """One preload process. `printed` is told what it prints, with the keys of those that wait for its import."""
+    """One preload process. `environment` is the whole of its environment, `tree` the folder of distrain's code.
+
+    `printed` is told what it prints, with the keys of those that wait for its import.
+    """
 
     order: Preload
     environment: Mapping[str, str]
     tree: str
     printed: Callable[[bytes, tuple[str, ...]], None]
     pid: int | None = field(default=None, init=False)
+    is_open: bool = field(default=True, init=False)
     ready: bool = field(default=False, init=False)
     failed: str | None = field(default=None, init=False)
 
@@ -91,7 +95,7 @@ class Preloaded:
         try:
             self.pid, self.report_fd = spawn.start(
                 self._argv,
-                {**self.environment, **self.order.env, PRELOAD_FD_VARIABLE: str(spawn.EVENTS_FD)},
+                {**self.environment, PRELOAD_FD_VARIABLE: str(spawn.EVENTS_FD)},
                 self.tree,
                 stdin=stdin,
                 output=self.pipe.write_fd,
@@ -153,16 +157,13 @@ class Preloaded:
             if pid:
                 self._ended(status)
 
-    def abandoned(self) -> Iterator[NotForked]:
-        """Every request that will not be answered, now that it has failed."""
-        what = "the process that holds TensorFlow is gone" if self.ready else "TensorFlow could not be imported"
-        for key in (*self._asked, *self._waiting):
-            yield NotForked(key, f"{what}: {self.failed}")
-        self._asked.clear()
-        self._waiting.clear()
+    def close(self, reason: str | None = None) -> list[NotForked]:
+        """End the process, which has no state to lose; it stays to be reaped, as any child.
 
-    def close(self) -> None:
-        """End the process: it has no state to lose. It stays to be reaped, as any child."""
+        Returns the requests that are left open, with how the process failed, or else `reason`, as theirs.
+        """
+        self.is_open = False
+        self.failed = self.failed or reason
         self.pipe.close()
         self.socket.close()
         if self.report_fd >= 0:
@@ -171,6 +172,11 @@ class Preloaded:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
             self.pid = None
+        what = "the process that holds TensorFlow is gone" if self.ready else "TensorFlow could not be imported"
+        left = [NotForked(key, f"{what}: {self.failed}") for key in (*self._asked, *self._waiting)]
+        self._asked.clear()
+        self._waiting.clear()
+        return left
 
     def _ended(self, status: int) -> None:
         self.pid = None
@@ -180,6 +186,7 @@ class Preloaded:
 
     def _answer(self, answer: Mapping[str, Any]) -> Iterator[Forked | NotForked]:
         if "preloaded" in answer:
+            self.pipe.drain()  # what it printed until now belongs to the import
             self.ready = True
             self._send_waiting()
         elif "preload_error" in answer:

@@ -14,7 +14,7 @@ def configure(assignment: Assignment) -> None:
     """Everything that must come before the first op, other than devices."""
     training = assignment.training
     tf.config.threading.set_intra_op_parallelism_threads(assignment.threads)
-    tf.config.threading.set_inter_op_parallelism_threads(int(__import__("os").environ.get("XIO", assignment.threads)))
+    tf.config.threading.set_inter_op_parallelism_threads(assignment.threads + 1)
     if training["deterministic"]:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(assignment.seed)

@@ -190,8 +190,9 @@ class _Loop:
                 epochs=epochs_done,
                 steps=self._step,
                 examples_per_s=self._meter.mean,
-                metrics={split: metrics for split, metrics in self._latest.items()},
+                metrics=self._latest,
             )
+        self._strategy.finish()
 
     def _epoch(self, epoch: int) -> None:
         self._callbacks.on_epoch_begin(epoch)

@@ -81,15 +81,15 @@ class Host:
             assert left_s > 0, f"{what}: not within {timeout_s:g} s; heard {self.heard[-20:]}"
             self.pump(min(left_s, 0.05))
 
-    def wait_for(self, kind: type[M], timeout_s: float = DEADLINE_S, **values: object) -> M:
+    def wait_for(self, message_type: type[M], /, timeout_s: float = DEADLINE_S, **values: object) -> M:
         """The first message of this kind with these values, already heard or to come."""
         found: list[M] = []
 
         def look() -> bool:
-            found[:] = [message for message in self.all(kind) if _has(message, values)]
+            found[:] = [message for message in self.all(message_type) if _has(message, values)]
             return bool(found)
 
-        self.until(look, f"{kind.__name__} with {values}", timeout_s)
+        self.until(look, f"{message_type.__name__} with {values}", timeout_s)
         return found[0]
 
     def all(self, kind: type[M]) -> list[M]:

@@ -82,7 +82,7 @@ def test_the_launcher_is_gone_without_reading_to_the_end(busy: Host) -> None:
 
 def test_the_agent_is_killed(busy: Host) -> None:
     os.kill(busy.agent_pid, signal.SIGKILL)
-    with pytest.raises(HostError, match="local: .*SIGKILL"):
+    with pytest.raises(HostError, match=r"local: .*SIGKILL"):
         busy.until(lambda: False, "the end")
     assert busy.processes() == [], "the stream ends when the host is clean, not before"
 

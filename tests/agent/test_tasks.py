@@ -102,7 +102,7 @@ def test_a_task_gets_a_clean_start(host: Host, tmp_path: Path) -> None:
     )
     host.cleared()
     first, rest = host.output().decode().split("\n", 1)
-    assert first == f"[0, 1, 2, 3] True {tmp_path} a \"b\" $c"
+    assert first == f'[0, 1, 2, 3] True {tmp_path} a "b" $c'
     assert rest == "d\nset() SIG_DFL\n"
 
 
@@ -118,7 +118,7 @@ def test_a_line_that_is_no_event_costs_nothing_but_a_note(host: Host) -> None:
         "for line in (b'not json', b'[1]', b'{}', b'x' * 2_000_000, b'{\"kind\": \"good\", \"n\": 1}', b'\\xff'):\n"
         "    data = line + b'\\n'\n"
         "    while data: data = data[os.write(3, data):]\n"
-        "os.write(3, b'{\"kind\": \"without a newline\"}')"
+        'os.write(3, b\'{"kind": "without a newline"}\')'
     )
     assert host.exited().exit_code == 0
     assert [event.kind for event in host.all(TaskEvent)] == ["good", "without a newline"]
@@ -128,11 +128,7 @@ def test_a_line_that_is_no_event_costs_nothing_but_a_note(host: Host) -> None:
 
 
 def test_the_exit_is_told_at_once_even_while_children_hold_the_output(host: Host) -> None:
-    host.run(
-        "import subprocess, sys\n"
-        "subprocess.Popen(['sleep', '600'])\n"
-        "print('now', flush=True)"
-    )
+    host.run("import subprocess, sys\nsubprocess.Popen(['sleep', '600'])\nprint('now', flush=True)")
     host.until_output(b"now")
     began = time.monotonic()
     host.exited()

@@ -303,9 +303,9 @@ def test_the_panel_on_a_usual_terminal():
         "━" * 36 + "╸" + " " * 26 + "60% · step 12/20",
         "loss 0.1667 · accuracy 0.9167 · 1,000 examples/s",
         "validation loss 0.3000 · accuracy 0.9000",
-        "task      state                 step  examples/s    memory",
-        "worker:0  training                12         500   811 MiB",
-        "worker:1  training                12         500   811 MiB",
+        "task      state                   step  examples/s    memory",
+        "worker:0  training                  12         500   811 MiB",
+        "worker:1  training                  12         500   811 MiB",
     ]
 
 

@@ -100,7 +100,7 @@ def _table(view: View, width: int, room: int) -> RenderableType:
     table.add_column("task", no_wrap=True)
     if hosts:
         table.add_column("host", no_wrap=True, overflow="ellipsis")
-    table.add_column("state", no_wrap=True, overflow="ellipsis", min_width=18 if wide else 10)
+    table.add_column("state", no_wrap=True, overflow="ellipsis", min_width=20 if wide else 10)
     table.add_column("step", justify="right", no_wrap=True, min_width=6)
     if wide:
         table.add_column("examples/s", justify="right", no_wrap=True)

@@ -61,3 +61,6 @@ class Strategy(Protocol):
 
     def agree(self, wants_stop: bool) -> bool:
         """Whether any task wants to stop."""
+
+    def finish(self) -> None:
+        """Wait until no other task needs this one. Called last, by all tasks that train."""

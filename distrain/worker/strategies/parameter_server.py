@@ -32,7 +32,7 @@ def serve(assignment: Assignment, events: Events) -> None:
     """Be a worker or a parameter server until the task is stopped. Does not return."""
     cluster = tf.train.ClusterSpec(json.loads(os.environ["TF_CONFIG"])["cluster"])
     threads = assignment.threads
-    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=int(os.environ.get("XIO", threads + 1)))
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads + 1)
     events.phase("connecting")
     server = tf.distribute.Server(
         cluster, job_name=assignment.role, task_index=assignment.index, protocol="grpc", config=config
@@ -101,6 +101,9 @@ class ParameterServer:
 
     def agree(self, wants_stop: bool) -> bool:
         return wants_stop
+
+    def finish(self) -> None:
+        """Nobody waits for the chief: workers and parameter servers run until they are stopped."""
 
     # ---- data, resident on the workers
 

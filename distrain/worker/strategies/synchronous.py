@@ -6,6 +6,7 @@ per call the metrics, the call's duration and the wish to stop, once: so every t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -82,6 +83,12 @@ class Synchronous:
         if self._share.workers == 1:
             return wants_stop
         return bool(self._sum(tf.constant([float(wants_stop)], tf.float64)).numpy()[0])
+
+    def finish(self) -> None:
+        # The others wait here for the chief, which comes when it has saved: a worker that has gone, and be it with
+        # success, breaks the collectives of the rest. The first to leave may do that too, but then all have arrived.
+        with contextlib.suppress(tf.errors.OpError):
+            self.agree(False)
 
     # ---- in the graph
 
