@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 BASELINES = Path(__file__).parent / "baselines"
 
@@ -61,7 +61,7 @@ class Processes:
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace")[-4000:]
 
-    def __enter__(self) -> Processes:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

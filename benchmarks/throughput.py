@@ -3,7 +3,7 @@
 The same network, data, optimizer and batch on both sides, in memory, without validation, checkpoints or a progress
 bar. What counts is the time from the end of the first epoch to the end of the last. Keras 3's own `fit` cannot be the
 other side: it raises under both strategies. tf-keras gets the settings that are the fastest for it (`--sweep` tries
-them, benchmarks/README.md has the figures); distrain gets its defaults.
+them); distrain gets its defaults.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from processes import Baseline
 from rich.table import Table
@@ -74,8 +75,8 @@ def tf_keras(contest: Contest, setting: Setting) -> Measured:
 def compare(repeats: int) -> None:
     for contest in CONTESTS:
         sides = (
-            Side("distrain", lambda contest=contest: distrain(contest)),
-            Side("tf-keras fit", lambda contest=contest: tf_keras(contest, contest.best)),
+            Side("distrain", partial(distrain, contest)),
+            Side("tf-keras fit", partial(tf_keras, contest, contest.best)),
         )
         measured = by_turns(sides, repeats, warm_up=False)
         sizes = {turn["parameters"] for turns in measured.values() for turn in turns}

@@ -61,7 +61,7 @@ class TrainingRun(Processes):
         self._runs = Path(self._folder.name) / "runs"
         job_file = Path(self._folder.name) / "job.yaml"
         job_file.write_text(json.dumps(job))
-        command = (sys.executable, "-m", "distrain", "run", str(job_file), "--plain", "--runs-dir", str(self._runs))
+        command = (sys.executable, "-m", "distrain", "run", str(job_file), "--json", "--runs-dir", str(self._runs))
         self.began = time.time()
         self.launcher = self.start(command, stdout=subprocess.DEVNULL)
 

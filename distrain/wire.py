@@ -180,6 +180,13 @@ class TaskCleared(Message):
 
 
 @dataclass(frozen=True)
+class AgentEnding(Message):
+    """The agent ends, and with it every task of the host, though the launcher did not ask for it. `reason`: why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class AgentNote(Message):
     """A sentence from the agent about itself, for the people at the launcher."""
 
@@ -203,6 +210,7 @@ _MESSAGES: dict[str, type[Message]] = {
         TaskUsage,
         TaskExited,
         TaskCleared,
+        AgentEnding,
         AgentNote,
     )
 }

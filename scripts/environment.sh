@@ -45,8 +45,13 @@ environment() {
     ) 9>>"$lock"
 }
 
+# distrain alone, without a group, is there when any group is: hence the pattern.
 is_current() {
-    [ "$(state)" = "$(cat "$stamp" 2>/dev/null)" ]
+    now=$(state)
+    for each in "$stamp"*; do
+        if [ "$now" = "$(cat "$each" 2>/dev/null)" ]; then return 0; fi
+    done
+    return 1
 }
 
 # One line that differs whenever what is installed may no longer be what pyproject.toml asks for.

@@ -21,6 +21,7 @@ from distrain.agent.ports import Ports
 from distrain.agent.tasks import Tasks
 from distrain.agent.wakeup import ENDING, Wakeup
 from distrain.wire import (
+    AgentEnding,
     AgentNote,
     Decoder,
     Goodbye,
@@ -119,7 +120,7 @@ class Agent:
             data = b""
         if not data:
             self._connected = False
-            self._end("the launcher is gone")
+            self._end(None)
             return
         try:
             for message in self._decoder.feed(data):
@@ -140,7 +141,7 @@ class Agent:
             case ReservePorts():
                 self._send(PortsReserved(self._ports.reserve(message.count, message.among)))
             case Goodbye():
-                self._end("the launcher said goodbye")
+                self._end(None)
             case _:
                 raise WireError(f"{type(message).__name__} is not for an agent")
 
@@ -148,10 +149,13 @@ class Agent:
         self._guarded = False
         self._end("the agent's guard was killed")
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str | None) -> None:
+        """End everything. `reason` None: the launcher asked for it, or is gone."""
         if self._end_by is None:
+            if reason is not None:
+                self._send(AgentEnding(reason))
             self._end_by = time.monotonic() + END_GRACE_S + KILL_TIMEOUT_S
-            self._tasks.end(END_GRACE_S, reason)
+            self._tasks.end(END_GRACE_S, reason or "the run is ending")
 
     def _send(self, message: Message) -> None:
         self._outbox.append(encode(message))
@@ -162,7 +166,7 @@ class Agent:
         except OSError:
             self._outbox.close()
             self._connected = False
-            self._end("the launcher is gone")
+            self._end(None)
 
     def _say_farewell(self) -> None:
         """Send what is left. A launcher that is merely slow, or stopped, gets all the time that it needs."""

@@ -58,8 +58,10 @@ class Outbox:
         Raises:
             OSError: nobody reads there any more.
         """
-        while self:
+        while True:
             self._fetch()
+            if not self._head:
+                return
             try:
                 sent = os.writev(fd, list(islice(self._head, _FRAMES_PER_WRITE)))
             except BlockingIOError:
@@ -82,16 +84,16 @@ class Outbox:
 
     def _fetch(self) -> None:
         """Make sure that `head` is not empty, if anything waits at all."""
-        while not self._head:
+        while not self._head and self:
             if self._segments:
                 frame = memoryview(self._segments[0].read(_READ_BACK_BYTES))
-                if not frame:
+                if self._segments[0].is_read:
                     self._segments.popleft().close()
-                    continue
             else:
                 frame = self._tail.popleft()
-            self._head.append(frame)
-            self._head_bytes += len(frame)
+            if frame:
+                self._head.append(frame)
+                self._head_bytes += len(frame)
 
     def _spill(self) -> None:
         """Move `tail` to the disk as far as there is room."""
@@ -119,6 +121,11 @@ class _Segment:
         os.unlink(path)
         self.size = 0
         self._read = 0
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all that was written has been read."""
+        return self._read == self.size
 
     def write(self, data: memoryview) -> int:
         written = os.pwrite(self._fd, data, self.size)

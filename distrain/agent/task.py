@@ -71,7 +71,8 @@ class Task:
 
     def print(self, data: bytes) -> None:
         """Pass on bytes as printed by the task."""
-        self._emit(TaskOutput(self.name, self.attempt, data))
+        if data:
+            self._emit(TaskOutput(self.name, self.attempt, data))
 
     def owns_orphan(self, process: Process) -> bool:
         """Whether a process without a living parent is ours: it has our mark, or one of our pipes."""
@@ -131,6 +132,10 @@ class Task:
         if first and self.state is State.RUNNING:
             self._terminate_group()
 
+    def is_overdue(self, now: float) -> bool:
+        """Whether the grace is over."""
+        return self.kill_at is not None and self.kill_at <= now
+
     def end_rest(self, now: float, members: Iterable[Process]) -> None:
         """The main process has ended: end the others that are left, `members`, or be done if there are none."""
         left = list(members)
@@ -141,13 +146,14 @@ class Task:
             self._rest_was_told = True
             self.stop(now, STRAY_GRACE_S)
             self._signal(left, signal.SIGTERM, signal.SIGCONT)
-        if self.kill_at is not None and now >= self.kill_at:
+        if self.is_overdue(now):
             self._signal(left, signal.SIGKILL)
 
     def kill(self, members: Iterable[Process]) -> None:
         """The deadline is over and the main process still runs, or has not yet reported that it does."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):  # it has become another user, as sudo does
+                os.kill(self.pid, signal.SIGKILL)
         self._signal(members, signal.SIGKILL)
 
     def _clear(self) -> None:

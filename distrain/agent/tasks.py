@@ -118,7 +118,7 @@ class Tasks:
 
     def tick(self) -> None:
         now = time.monotonic()
-        overdue = any(_is_overdue(task, now) for task in self._tasks.values())
+        overdue = any(task.is_overdue(now) for task in self._tasks.values())
         if now >= self._look_at or (overdue and self._look_at == math.inf):
             self._look(now)
         if now >= self._usage_at:
@@ -135,8 +135,7 @@ class Tasks:
             self._preloaded.reap()
             self._heed_preload(self._preloaded)
         if self._preloaded is None or not self._preloaded.is_forking:
-            known = {task.pid for task in self._tasks.values()}
-            known.add(self._preloaded.pid if self._preloaded else None)
+            known = {owner.pid for owner in (*self._tasks.values(), self._preloaded) if owner is not None}
             for pid in processes.children_of_this_process():
                 if pid not in known:
                     with contextlib.suppress(ChildProcessError):
@@ -222,6 +221,7 @@ class Tasks:
         if isinstance(answer, Forked):
             task.started(answer.pid)
         else:
+            task.kill(self._members()[task.name])  # it may have been forked, and the answer lost
             task.refuse(125, answer.reason)
         self._forget_cleared()
 
@@ -249,12 +249,12 @@ class Tasks:
         for task in list(self._tasks.values()):
             if task.state is State.CLEARING:
                 task.end_rest(now, members[task.name])
-            elif _is_overdue(task, now):
+            elif task.is_overdue(now):
                 task.kill(members[task.name])
                 if task.pid is None and self._preloaded is not None:
                     self._end_preload(self._preloaded, "it did not answer in time")
         self._forget_cleared()
-        if any(task.state is State.CLEARING or _is_overdue(task, now) for task in self._tasks.values()):
+        if any(task.state is State.CLEARING or task.is_overdue(now) for task in self._tasks.values()):
             self._look_at = now + self._look_pause_s
             self._look_pause_s = min(1.5 * self._look_pause_s, _LOOK_AGAIN_S[1])
         else:
@@ -271,7 +271,8 @@ class Tasks:
         members: dict[str, list[Process]] = {name: [] for name in self._tasks}
         owners: dict[int, Task | None] = {}
         for process in processes.below(processes.table(), os.getpid()):
-            owner = leaders.get(process.session) or leaders.get(process.group) or owners.get(process.parent)
+            above = process.pid, process.session, process.group
+            owner = next(filter(None, map(leaders.get, above)), None) or owners.get(process.parent)
             if owner is None and process.parent == os.getpid() and process.pid != own_preload:
                 owner = next((task for task in self._tasks.values() if task.owns_orphan(process)), None)
             owners[process.pid] = owner
@@ -305,7 +306,3 @@ class Tasks:
             self._emit(TaskUsage(task.name, task.attempt, memory_bytes, cpu_s))
         spent_s = time.thread_time() - before_s
         self._usage_at = now + max(_USAGE_INTERVAL_S, spent_s / _USAGE_SHARE)
-
-
-def _is_overdue(task: Task, now: float) -> bool:
-    return task.kill_at is not None and task.kill_at <= now

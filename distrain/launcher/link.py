@@ -1,6 +1,6 @@
 """One host's agent, as the launcher sees it: a process to start, and messages that come and go.
 
-Owns the handshake, the connection's descriptors and the sentences about a connection that fails. Nothing but `close`
+Owns the connection's process and descriptors, and the sentences about a connection that fails. Nothing but `close`
 waits: the launcher's loop watches what `interest` names and calls `receive`, also when `deadline` has come.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import fcntl
-import json
 import os
 import select
 import selectors
@@ -20,34 +19,15 @@ from collections import deque
 
 from distrain.errors import HostError
 from distrain.launcher.bundle import Bundle
+from distrain.launcher.handshake import MINIMUM_PYTHON, Handshake, Refusal
 from distrain.launcher.transports import Transport
-from distrain.wire import PROTOCOL, AgentNote, Decoder, Goodbye, Message, Welcome, WireError, encode
+from distrain.wire import AgentNote, Decoder, Goodbye, Message, Welcome, WireError, encode
 
-MINIMUM_PYTHON = (3, 11)
 HANDSHAKE_TIMEOUT_S = 30.0
 
-_STUB = """\
-import sys
-sys.path = [p for p in sys.path if p]
-import os
-def read(n):
-    data = os.read(0, n)
-    return data + read(n - len(data)) if data and len(data) < n else data
-if sys.version_info < {minimum}:
-    os.write(1, ('\\ndistrain-agent {protocol} error "its Python is %d.%d, distrain needs {needed} or newer there"\\n'
-        % sys.version_info[:2]).encode())
-    sys.exit(1)
-source = read({size})
-if len(source) == {size}:
-    exec(compile(source, 'distrain-bootstrap', 'exec'))
-"""
-"""What the host's Python is given on its command line. It must run in any Python, to say that it is too old."""
-
-_MARK = b"distrain-agent "
 _PIPE_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 _READS_PER_CALL = 4
-_MAX_NOISE_BYTES = 1 << 20
 _STDERR_TAIL_BYTES = 8192
 _EXIT_STATUS_WAIT_S = 0.5
 
@@ -59,7 +39,7 @@ class _State(enum.Enum):
 
 
 class AgentLink:
-    """The connection to the agent on `host`: `bundle`, brought there by `transport` and run by the Python named `python`.
+    """The connection to the agent on `host`: `bundle`, brought there by `transport` and run by its `python`.
 
     Raises:
         HostError: it cannot be started at all.
@@ -81,24 +61,18 @@ class AgentLink:
         self.deadline: float | None = time.monotonic() + timeout_s
         """When (monotonic) `receive` gives up. None: the agent has said welcome."""
         self._transport = transport
-        self._bundle = bundle
         self._timeout_s = timeout_s
-        # Nothing of the user's environment or folder may change what the agent imports: -E, -s, -S, and the stub's
-        # first line. Older Pythons do not know -I, and could not tell that they are old.
-        self._argv = [python, "-E", "-s", "-S", "-c", stub(self._bundle, minimum_python)]
+        self._handshake = Handshake(bundle, python, cache, minimum_python)
         self._state = _State.SHAKING_HANDS
         self._farewell = False
-        self._line = b""
-        self._noise = b""
+        self._broken = False
         self._decoder = Decoder()
         self._held: list[Message] = []
         self._outgoing: deque[memoryview] = deque()
         self._stderr = b""
         self._stderr_line = b""
         self._start()
-        first = {"protocol": PROTOCOL, "bundle": self._bundle.digest, "size": len(self._bundle.data), "cache": cache}
-        self._queue(self._bundle.bootstrap)
-        self._queue(json.dumps(first).encode() + b"\n")
+        self._queue(self._handshake.opening)
         self._flush()
 
     @property
@@ -168,7 +142,7 @@ class AgentLink:
             select.select(list(self.interest()), (), (), left_s)
             with contextlib.suppress(HostError):
                 self.receive()
-        if not self.ended:
+        if not self.ended or self._broken:
             self._end()
             self._process.terminate()
         self.wait(_EXIT_STATUS_WAIT_S)
@@ -180,7 +154,7 @@ class AgentLink:
         return None
 
     def _start(self) -> None:
-        command = self._transport.command(self.host, self._argv)
+        command = self._transport.command(self.host, self._handshake.argv)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -216,7 +190,7 @@ class AgentLink:
                 self._outgoing.appendleft(rest)
 
     def _queue(self, data: bytes) -> None:
-        if self._input_fd >= 0:
+        if data and self._input_fd >= 0:
             self._outgoing.append(memoryview(data))
 
     def _read_output(self, messages: list[Message]) -> bool:
@@ -241,29 +215,18 @@ class AgentLink:
         return True
 
     def _shake_hands(self, data: bytes) -> bytes:
-        """Handle the agent's answers among whatever the login prints. Returns what comes after the handshake."""
-        *lines, self._line = (self._line + data).split(b"\n")
-        for number, line in enumerate(lines):
-            if not line.startswith(_MARK):
-                self._noise += line + b"\n"
-                continue
-            protocol, _, answer = line[len(_MARK) :].partition(b" ")
-            if protocol != str(PROTOCOL).encode():
-                raise self._failure("the agent there speaks another protocol; update distrain")
-            if answer.startswith(b"error "):
-                raise self._failure(json.loads(answer[len(b"error ") :]))
-            if answer == b"need":
-                self._queue(self._bundle.data)
-                self._flush()
-            if answer == b"have":
-                self._state = _State.OPEN
-                for message in self._held:
-                    self._queue(encode(message))
-                self._flush()
-                return b"\n".join([*lines[number + 1 :], self._line])
-        if len(self._noise) + len(self._line) > _MAX_NOISE_BYTES:
-            raise self._failure("its login prints without end; make its shell's start-up files silent for commands")
-        return b""
+        """Go on with the handshake. Returns what comes after it."""
+        try:
+            answer, rest = self._handshake.feed(data)
+        except Refusal as refusal:
+            raise self._failure(str(refusal)) from None
+        self._queue(answer)
+        if self._handshake.is_done:
+            self._state = _State.OPEN
+            for message in self._held:
+                self._queue(encode(message))
+        self._flush()
+        return rest
 
     def _read_stderr(self, messages: list[Message]) -> None:
         """Keep the end of it for an error's sake, and tell it as notes once the agent runs."""
@@ -307,11 +270,12 @@ class AgentLink:
 
     def _failure(self, what: str, exit_code: int | None = None) -> HostError:
         """The error that names the host, what is known of the connection's end, and what was printed. Hangs up."""
+        self._broken = True
         self._read_stderr([])
         self.hang_up()
         self._end()
-        printed = (self._stderr or self._noise[-_STDERR_TAIL_BYTES:]).decode(errors="replace").strip()
-        known = self._transport.explain(self.host, self._argv, exit_code, printed)
+        printed = (self._stderr or self._handshake.noise[-_STDERR_TAIL_BYTES:]).decode(errors="replace").strip()
+        known = self._transport.explain(self.host, self._handshake.argv, exit_code, printed)
         sentence = known or what + _ending(exit_code)
         return HostError(f"{self.host}: {sentence}" + (f"\n{printed}" if printed else ""))
 
@@ -323,12 +287,6 @@ def _ending(exit_code: int | None) -> str:
     with contextlib.suppress(ValueError):
         return f" (killed by {signal.Signals(number).name})"
     return f" (exit code {exit_code})"
-
-
-def stub(bundle: Bundle, minimum_python: tuple[int, int] = MINIMUM_PYTHON) -> str:
-    """The program text that reads the bundle's bootstrap from standard input and runs it."""
-    needed = ".".join(map(str, minimum_python))
-    return _STUB.format(minimum=minimum_python, needed=needed, protocol=PROTOCOL, size=len(bundle.bootstrap))
 
 
 def _own(fd: int) -> int:

@@ -162,6 +162,9 @@ class Loop:
                 self._carry_out(actions)
             case wire.TaskCleared(task, _):
                 self._happened(Event(now, "task_cleared", attempt, task, host))
+            case wire.AgentEnding(reason):
+                ending = {"message": f"{host}: {reason}, and everything on {host} with it"}
+                self._happened(Event(now, "host_ending", attempt, host=host, data=ending))
             case wire.AgentNote(level, text):
                 self._happened(Event(now, "agent_note", attempt, host=host, data={"level": level, "message": text}))
             case wire.Welcome():

@@ -43,7 +43,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known of one task. `serves`: it waits for others (a ps) and is stopped when the chief is done."""
+    """What is known of one task. `serves`: it never ends by itself, and is stopped when the chief is done."""
 
     name: str
     host: str
@@ -98,7 +98,6 @@ class State:
     phase: Phase = Phase.OPENING
     began: float = 0.0
     hosts_prepared: frozenset[str] = frozenset()
-    hosts_lost: frozenset[str] = frozenset()
     failures: tuple[Failure, ...] = ()
     failure_told: bool = False
     stopped_by: int | None = None
@@ -220,23 +219,19 @@ def _host_prepared(state: State, event: Event) -> Decision:
 
 def _host_lost(state: State, event: Event) -> Decision:
     """The connection to a host is gone; its agent ends what it had. Nothing more will be heard of its tasks."""
-    assert event.host is not None
     tasks = {
         name: replace(task, exited=True, cleared=True) if task.host == event.host else task
         for name, task in state.tasks.items()
     }
-    lost = replace(state, tasks=tasks, hosts_lost=state.hosts_lost | {event.host})
+    return _host_ending(replace(state, tasks=tasks), event)
+
+
+def _host_ending(state: State, event: Event) -> Decision:
+    """An agent ends though nobody asked for it. Its tasks' ends, which may still be heard of, follow from that."""
     if state.phase is Phase.STOPPING:
-        return lost, ()
-    failure = Failure(
-        time=event.time,
-        task=None,
-        host=event.host,
-        attempt=state.attempt,
-        kind="host",
-        message=event.data.get("message", f"the connection to {event.host} was lost"),
-    )
-    return _fail(lost, failure)
+        return state, ()
+    failure = Failure(event.time, None, event.host, state.attempt, "host", str(event.data["message"]))
+    return _fail(state, failure)
 
 
 # ---- tasks
@@ -268,7 +263,12 @@ def _progress(state: State, event: Event) -> Decision:
 
 
 def _done(state: State, event: Event) -> Decision:
-    return _changed(state, event, done=True, doing="done"), ()
+    """A task's work is done. Only the chief ends by itself: its peers stay until it needs none of them any more."""
+    assert event.task is not None
+    state = _changed(state, event, done=True, doing="done")
+    if state.phase is Phase.FINISHING:
+        return state, (Stop((event.task,), grace_s=state.policy.failure_grace_s),)
+    return state, ()
 
 
 def _failure(state: State, event: Event) -> Decision:
@@ -295,7 +295,7 @@ def _task_exited(state: State, event: Event) -> Decision:
         return replace(state, failures=failures), ()
     if state.phase is Phase.STOPPING:
         return state, ()
-    if state.phase is Phase.FINISHING and (exit_code == 0 or before.serves):
+    if state.phase is Phase.FINISHING and (exit_code == 0 or before.serves or before.done):
         return state, ()
     if exit_code == 0 and before.done:
         return _finish(state, event.time) if event.task == state.chief else (state, ())
@@ -386,12 +386,12 @@ def _tell_failure(state: State, time: float) -> Decision:
 
 
 def _finish(state: State, time: float) -> Decision:
-    """The chief is done: stop those that serve, and let the others end by themselves, for a while."""
+    """The chief is done: stop those that serve or have nothing left to do, and wait for the others a while."""
     state = replace(state, phase=Phase.FINISHING, deadline=time + state.policy.finish_grace_s)
-    serving = tuple(task.name for task in state.tasks.values() if task.serves and not task.exited)
-    if not serving:
+    idle = tuple(task.name for task in state.tasks.values() if (task.serves or task.done) and not task.exited)
+    if not idle:
         return state, ()
-    return state, (Stop(serving, grace_s=state.policy.failure_grace_s),)
+    return state, (Stop(idle, grace_s=state.policy.failure_grace_s),)
 
 
 def _signal(state: State, event: Event) -> Decision:
@@ -455,6 +455,7 @@ def _end_if_over(state: State) -> Decision:
 _HANDLERS = {
     "host_prepared": _host_prepared,
     "host_lost": _host_lost,
+    "host_ending": _host_ending,
     "task_started": _task_started,
     "phase": _phase,
     "ready": _ready,

@@ -7,6 +7,7 @@ a stream is read from the epoch's start.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -151,7 +152,7 @@ def split(batch: tuple[Any, Any], parts: int) -> list[tuple[Any, Any]]:
     edges = [size * part // parts for part in range(parts + 1)]
     return [
         tf.nest.map_structure(lambda leaf, start=start, stop=stop: leaf[start:stop], batch)
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in itertools.pairwise(edges)
     ]
 
 
@@ -188,5 +189,7 @@ def shapes(examples: Sequence[Any] | InMemory | Stream) -> tuple[Any, Any]:
         return specs
     graph = tf.Graph()
     with graph.as_default():
-        prepared_batch = examples.prepare(*tf.nest.map_structure(lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), specs))
+        prepared_batch = examples.prepare(
+            *tf.nest.map_structure(lambda s: tf.compat.v1.placeholder(s.dtype, s.shape), specs)
+        )
     return tf.nest.map_structure(lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), prepared_batch)

@@ -1,4 +1,4 @@
-"""A process that has imported TensorFlow and Keras once and forks a task on request: `python -m distrain.worker.preload`.
+"""A process that has imported TensorFlow and Keras once and forks tasks: `python -m distrain.worker.preload`.
 
 Speaks with the agent, its parent, over the SOCK_SEQPACKET socket whose descriptor is in DISTRAIN_PRELOAD_FD:
 
@@ -101,10 +101,9 @@ def _check_forkable() -> None:
 
 
 def _send(connection: socket.socket, answer: Mapping[str, Any]) -> None:
-    try:
+    # When the agent is gone, the next receive says so.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection.send(json.dumps(answer).encode())
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the agent is gone, and the next receive says so
 
 
 def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
@@ -157,16 +156,17 @@ def _fork_task(
 ) -> int:
     """In the process between: fork the task and leave it to the agent. The code to exit with."""
     try:
-        if os.fork() != 0:
-            return 0
+        forked = os.fork()
     except OSError:
         return 1
-    os.setsid()
-    connection.detach()  # its descriptor is closed below; the object must never close another's of the same number
-    os.close(go_writer)
-    os.write(pid_writer, str(os.getpid()).encode())
-    os.read(go_reader, 1)
-    _become_task(request, descriptors, agent)
+    if forked == 0:
+        os.setsid()
+        connection.detach()  # its descriptor is closed below; the object must never close another's of that number
+        os.close(go_writer)
+        os.write(pid_writer, str(os.getpid()).encode())
+        os.read(go_reader, 1)
+        _become_task(request, descriptors, agent)
+    return 0
 
 
 def _become_task(request: Mapping[str, Any], descriptors: list[int], agent: int) -> NoReturn:

@@ -99,7 +99,8 @@ def of_user(name: str, args: Mapping[str, Any]) -> Any:
 
 def _needs_arguments(function: Callable[..., Any]) -> bool:
     return any(
-        parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
         for parameter in (parameters(function) or {}).values()
     )
 

@@ -38,11 +38,12 @@ class TrainStep:
             return tf.cast(logs.get("loss", np.nan), tf.float32), state
         gradients, loss, y_pred = self._forward_backward(x, y)
         context = tf.distribute.get_replica_context()
-        variables = [v for v, gradient in zip(model.trainable_variables, gradients, strict=True) if gradient is not None]
+        # A weight that the loss does not depend on has no gradient.
+        pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         *gradients, total = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [*(g for g in gradients if g is not None), tf.cast(loss, tf.float32)]
+            tf.distribute.ReduceOp.SUM, [*(gradient for gradient, _ in pairs), tf.cast(loss, tf.float32)]
         )
-        model.optimizer.apply(gradients, variables)
+        model.optimizer.apply(gradients, [variable for _, variable in pairs])
         with metrics.read_from(state) if metrics else contextlib.nullcontext() as scope:
             count = tf.shape(tf.nest.flatten(x)[0])[0]
             model._loss_tracker.update_state(loss * context.num_replicas_in_sync, sample_weight=count)
@@ -56,7 +57,6 @@ class TrainStep:
             # Keras divides by the number of replicas here, losses of the layers included.
             loss = model._compute_loss(x=x, y=y, y_pred=y_pred, training=True)
             scaled = model.optimizer.scale_loss(loss)
-        # Those of a layer that the loss does not depend on are None.
         return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred
 
 
@@ -85,9 +85,14 @@ class MetricState:
         return [tf.zeros(variable.shape, variable.dtype) for variable in self.variables]
 
     @contextlib.contextmanager
-    def read_from(self, state: Sequence[tf.Tensor]) -> Iterator[Callable[[], list[tf.Tensor]]]:
-        """Within, the metrics live in `state` in place of their variables; the value gives what became of it."""
-        with keras.StatelessScope(state_mapping=list(zip(self.variables, state, strict=True))) as scope:
+    def read_from(
+        self, state: Sequence[tf.Tensor], also: Sequence[keras.Variable] = ()
+    ) -> Iterator[Callable[[], list[tf.Tensor]]]:
+        """Within, the metrics live in `state` in place of their variables; the value gives what became of it.
+        The variables in `also` can be read there, too.
+        """
+        mapping = [*zip(self.variables, state, strict=True), *((v, tf.convert_to_tensor(v.value)) for v in also)]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
             yield lambda: [tf.cast(scope.get_current_value(v), v.dtype) for v in self.variables]
 
     def results(self, vector: np.ndarray) -> dict[str, float]:
@@ -115,4 +120,3 @@ def build(model: keras.Model, x: Any, y: Any) -> None:
     x, y = tf.nest.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), (x, y))
     model._symbolic_build(data_batch=(x, y))
     model.optimizer.build(model.trainable_variables)
-

@@ -30,7 +30,7 @@ from distrain.worker.telemetry import METRICS_INTERVAL_S, PROGRESS_INTERVAL_S, E
 SPEED_WINDOW_S = 2.0
 
 
-def train(assignment: Assignment, events: Events, open_strategy: Callable[[Assignment], Strategy]) -> None:
+def train(assignment: Assignment, events: Events, open_strategy: Callable[[Assignment, Events], Strategy]) -> None:
     """Train the job's model; the chief leaves it in the run directory.
 
     Raises:
@@ -40,7 +40,7 @@ def train(assignment: Assignment, events: Events, open_strategy: Callable[[Assig
     configure(assignment)
     callbacks = callbacks_of.make_callbacks(training["callbacks"], chief=assignment.chief)
     events.phase("connecting")
-    strategy = open_strategy(assignment)  # before the user's code, whose first op would fix the devices
+    strategy = open_strategy(assignment, events)  # before the user's code, whose first op would fix the devices
     events.phase("loading data")
     dataset = load_dataset(assignment.job["dataset"], events.send)
     order = make_order(dataset, assignment, events if assignment.chief else Events(None))
@@ -76,7 +76,9 @@ def make_order(dataset: Dataset, assignment: Assignment, events: Events) -> Orde
     if steps is None:
         steps = size // batch_size
         if left := size % batch_size:
-            events.note(f"{left} of {size} training examples do not fill a batch of {batch_size}: each epoch leaves out that many")
+            events.note(
+                f"each epoch leaves out {left} of {size} training examples, which do not fill a batch of {batch_size}"
+            )
     return Order(size, batch_size, steps, assignment.seed, training["shuffle"])
 
 

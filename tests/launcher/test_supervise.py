@@ -87,14 +87,26 @@ def test_tasks_start_when_every_host_is_prepared() -> None:
 
 
 def test_success_ends_when_nothing_is_left() -> None:
-    history = workers().running()
-    for task in ("worker:0", "worker:1"):
-        history.at(9.0, "done", task).at(9.1, "task_exited", task, exit_code=0)
+    history = workers(3).running()
+    history.at(8.9, "done", "worker:1").at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0)
+    assert history.stops == [(9.1, Stop(("worker:1",), grace_s=3))]
+    history.at(9.2, "task_exited", "worker:1", exit_code=None, signal="SIGTERM")
+    history.at(9.3, "done", "worker:2")
+    assert history.stops[1:] == [(9.3, Stop(("worker:2",), grace_s=3))]
+    history.at(9.4, "task_exited", "worker:2", exit_code=None, signal="SIGTERM")
     assert not history.over
-    history.cleared(9.2)
+    history.cleared(9.5)
     assert history.over
     assert (history.state.outcome, history.state.exit_code) == ("succeeded", 0)
-    assert history.stops == []
+
+
+def test_peers_may_also_end_by_themselves() -> None:
+    history = workers().running()
+    for task in ("worker:1", "worker:0"):
+        history.at(9.0, "done", task).at(9.1, "task_exited", task, exit_code=0)
+    history.cleared(9.2)
+    assert history.over
+    assert (history.state.outcome, history.stops) == ("succeeded", [])
 
 
 def test_the_chief_of_a_parameter_server_job_takes_the_others_with_it() -> None:
@@ -260,8 +272,17 @@ def test_a_lost_host_fails_the_run_with_code_3() -> None:
 
 
 def test_the_only_host_lost_ends_the_run() -> None:
-    history = workers().running().at(5.0, "host_lost", host="local")
+    history = workers().running().at(5.0, "host_lost", host="local", message="the agent ended")
     assert history.told("task_failed")
+    assert history.over
+    assert history.state.exit_code == 3
+
+
+def test_an_agent_that_ends_is_the_cause_of_its_tasks_ends() -> None:
+    history = workers().running().at(5.0, "host_ending", host="local", message="the guard was killed")
+    assert history.told("task_failed")[0].data["message"] == "the guard was killed"
+    history.at(5.1, "task_exited", "worker:0", exit_code=None, signal="SIGTERM")
+    history.at(5.2, "task_exited", "worker:1", exit_code=None, signal="SIGTERM").cleared(5.3)
     assert history.over
     assert history.state.exit_code == 3
 

@@ -19,11 +19,11 @@ _MODULES = {
 }
 
 
-def open_strategy(assignment: Assignment) -> Strategy:
+def open_strategy(assignment: Assignment, events: Events) -> Strategy:
     """The job's strategy, connected to the other tasks: waits for those that are not there yet."""
     name = assignment.job["strategy"]["name"]
     module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
-    return module.open_strategy(assignment)
+    return module.open_strategy(assignment, events)
 
 
 def carry_out(assignment: Assignment, events: Events) -> None:

@@ -9,9 +9,10 @@ from distrain.worker.feed import Share
 from distrain.worker.refusal import Refusal
 from distrain.worker.runtime import use_gpus
 from distrain.worker.strategies.synchronous import Synchronous
+from distrain.worker.telemetry import Events
 
 
-def open_strategy(assignment: Assignment) -> Synchronous:
+def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
     count = assignment.job["cluster"]["devices_per_worker"]
     if use_gpus(count) < count and count > 1:
         raise Refusal(

@@ -8,8 +8,9 @@ from distrain.worker.assignment import Assignment
 from distrain.worker.feed import Share
 from distrain.worker.runtime import local_devices
 from distrain.worker.strategies.synchronous import Synchronous
+from distrain.worker.telemetry import Events
 
 
-def open_strategy(assignment: Assignment) -> Synchronous:
+def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
     (device,) = local_devices(1)
     return Synchronous(tf.distribute.OneDeviceStrategy(device), Share(first=0, count=1, replicas=1))

@@ -7,18 +7,21 @@ Steps are counted here, on the chief: workers updating `optimizer.iterations` at
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.feed import STREAM_SHUFFLE_EXAMPLES, Cells, prepared, take
+from distrain.worker.feed import STREAM_SHUFFLE_EXAMPLES, Cells, prepared, resident, take
+from distrain.worker.refusal import Refusal
 from distrain.worker.step import MetricState, TrainStep
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
@@ -41,7 +44,9 @@ def serve(assignment: Assignment, events: Events) -> None:
     server.join()
 
 
-def open_strategy(assignment: Assignment) -> ParameterServer:
+def open_strategy(assignment: Assignment, events: Events) -> ParameterServer:
+    if assignment.training["jit_compile"]:
+        events.note("jit_compile has no effect with ParameterServer: the weights are out of a compiled step's reach")
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     return ParameterServer(tf.distribute.ParameterServerStrategy(resolver), assignment.workers)
 
@@ -60,6 +65,11 @@ class ParameterServer:
         return self._strategy.scope()
 
     def bind(self, plan: Plan) -> None:
+        if type(plan.model).train_step is not keras.Model.train_step:
+            raise Refusal(
+                "the model has a train_step of its own, whose metrics the workers of a ParameterServer job would "
+                "overwrite for each other: leave train_step to Keras, or use another strategy"
+            )
         self._plan = plan
         self._iterations = plan.model.optimizer.iterations
         # Weights live on the parameter servers, out of reach of a compiled function on a worker.
@@ -67,7 +77,7 @@ class ParameterServer:
         self._metrics = MetricState(plan.model)
         self._pace = Pace.of(plan.steps_per_call)
         self._epoch_state = np.zeros(0)
-        self._source = self._open(plan.dataset.train, repeat=True)
+        self._source = self._open(plan.dataset.train)
         self._evaluation: Callable[[], np.ndarray] | None = None
         train = self._train_memory if isinstance(plan.dataset.train, InMemory) else self._train_stream
         self._train = tf.function(train, autograph=False)
@@ -107,25 +117,23 @@ class ParameterServer:
 
     # ---- data, resident on the workers
 
-    def _open(self, examples: InMemory | Stream, repeat: bool) -> Any:
+    def _open(self, examples: InMemory | Stream) -> Any:
         """Per-worker iterators: over the whole arrays, as one element again and again, or over a stream's batches."""
+        plan = self._plan
         if isinstance(examples, InMemory):
-            arrays = (examples.x, examples.y)
+            arrays = resident(examples)  # captured, and so sent to each worker once; a constant could not exceed 2 GB
 
             def dataset() -> tf.data.Dataset:
                 return tf.data.Dataset.from_tensors(arrays).repeat()
         else:
-            stream, batch_size = self._plan.pipeline.examples(examples), self._plan.order.batch_size
 
             def dataset() -> tf.data.Dataset:
-                if not repeat:
-                    return self._plan.pipeline.ahead(stream.batch(batch_size))
-                drawn = stream
-                if self._plan.order.shuffle:
+                drawn = plan.pipeline.examples(examples)
+                if plan.order.shuffle:
                     # Each worker draws in an order of its own, or all would take the same steps.
                     seed = tf.cast(tf.timestamp() * 1e6, tf.int64)
-                    drawn = stream.shuffle(min(self._plan.order.size, STREAM_SHUFFLE_EXAMPLES), seed=seed)
-                return self._plan.pipeline.ahead(drawn.repeat().batch(batch_size, drop_remainder=True))
+                    drawn = drawn.shuffle(min(plan.order.size, STREAM_SHUFFLE_EXAMPLES), seed=seed)
+                return plan.pipeline.ahead(drawn.repeat().batch(plan.order.batch_size, drop_remainder=True))
 
         return iter(self._coordinator.create_per_worker_dataset(dataset))
 
@@ -166,7 +174,7 @@ class ParameterServer:
         if isinstance(examples, Stream):
             return self._evaluation_here(examples)
         cells = Cells.of(examples.size, self._plan.order.batch_size, 1)
-        source = self._open(examples, repeat=False)
+        source = self._open(examples)
 
         @tf.function(autograph=False)
         def evaluate(source: Any, first: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
@@ -185,7 +193,7 @@ class ParameterServer:
                 self._coordinator.schedule(
                     evaluate, args=(source, tf.constant(first, tf.int64), tf.constant(last, tf.int64))
                 )
-                for first, last in zip(edges, edges[1:], strict=False)
+                for first, last in itertools.pairwise(edges)
                 if first < last
             ]
             return sum(np.asarray(part.fetch()) for part in parts)
@@ -203,6 +211,7 @@ class ParameterServer:
         return lambda: sum(evaluate_batch(batch).numpy() for batch in batches)
 
     def _test(self, batch: Any, state: Any) -> list[tf.Tensor]:
-        with self._metrics.read_from(state) as current:
+        # Within, Keras looks for the weights that have regularizers in the same scope.
+        with self._metrics.read_from(state, self._plan.model.trainable_variables) as current:
             self._plan.model.test_step(batch)
             return current()

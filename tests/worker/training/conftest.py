@@ -23,6 +23,8 @@ from distrain.job.spec import CheckpointSpec, ClusterSpec, DatasetSpec, JobSpec,
 
 PR_SET_CHILD_SUBREAPER = 36
 DEADLINE_S = 90.0
+MLP = Named("mlp")
+HERE = str(Path(__file__).parent)
 
 
 @dataclass
@@ -80,8 +82,12 @@ class Preloaded:
         self.greeting = json.loads(self._socket.recv(65536))
 
     def fork(self, name: str, text: str, env: Mapping[str, str], folder: Path) -> Task:
+        asked = {"task": name, "env": dict(env), "cwd": str(folder), "argv": ["distrain", name]}
         request = os.memfd_create("request")
-        os.write(request, json.dumps({"task": name, "env": dict(env), "cwd": str(folder), "argv": ["distrain", name]}).encode())
+        os.write(
+            request,
+            json.dumps(asked).encode(),
+        )
         stdin = os.memfd_create("stdin")
         os.write(stdin, text.encode())
         os.lseek(stdin, 0, os.SEEK_SET)
@@ -124,7 +130,9 @@ class Cluster:
 
     def wait(self, deadline_s: float = DEADLINE_S) -> Cluster:
         """Wait for the chief, or for the first task that fails; end the others as the launcher would."""
-        wait_until(lambda: self.chief.poll() is not None or any(t.poll() for t in self.tasks.values()), deadline_s, self)
+        wait_until(
+            lambda: self.chief.poll() is not None or any(t.poll() for t in self.tasks.values()), deadline_s, self
+        )
         if self.chief.poll() == 0 and "chief:0" not in self.tasks:
             wait_until(lambda: all(task.poll() is not None for task in self.tasks.values()), 20, self)
         self.end()
@@ -156,7 +164,7 @@ def wait_until(condition: Callable[[], bool], deadline_s: float, cluster: Cluste
 def job(
     strategy: str = "OneDevice",
     *,
-    model: Named = Named("mlp"),
+    model: Named = MLP,
     dataset: DatasetSpec | None = None,
     batch_size: int = 96,
     workers: int = 1,
@@ -192,12 +200,14 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
     """Starts the tasks of a job, with a run directory of their own; none outlives the test."""
     started: list[Cluster] = []
 
-    def start_job(spec: JobSpec, import_paths: tuple[str, ...] = ()) -> Cluster:
+    def start_job(spec: JobSpec, only: tuple[str, ...] = ()) -> Cluster:
         folder = tmp_path / f"run-{len(started)}"
         folder.mkdir()
         cluster = Cluster([], folder)
         started.append(cluster)
-        for name, text, env in tasks_of(spec, folder, import_paths):
+        for name, text, env in tasks_of(spec, folder):
+            if only and name not in only:
+                continue
             cluster.tasks[name] = preloaded.fork(name, text, env, folder)
         return cluster
 
@@ -207,7 +217,7 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
 
 
 def tasks_of(
-    spec: JobSpec, folder: Path, import_paths: tuple[str, ...], threads: int = 1
+    spec: JobSpec, folder: Path, import_paths: tuple[str, ...] = (HERE,), threads: int = 1
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Each task's name, assignment and environment."""
     strategy, cluster = spec.strategy.name, spec.cluster
@@ -226,7 +236,7 @@ def tasks_of(
             "import_paths": list(import_paths),
             "job": spec.to_json(),
         }
-        env = {}
+        env = {"TEST_TASK": f"{role}-{index}"}
         if len(names) > 1 or strategy == "MultiWorkerMirrored":
             env["TF_CONFIG"] = json.dumps({"cluster": addresses, "task": {"type": role, "index": index}})
         yield f"{role}:{index}", json.dumps(assignment), env

@@ -25,7 +25,9 @@ SHARED = {
 }
 
 
-def losses(start: Callable[[JobSpec], Any], make_job: Callable[..., JobSpec], optimizer: Named, **where: Any) -> list[float]:
+def losses(
+    start: Callable[[JobSpec], Any], make_job: Callable[..., JobSpec], optimizer: Named, **where: Any
+) -> list[float]:
     spec = make_job(
         model=Named("mlp"), optimizer=optimizer, batch_size=96, epochs=3, steps_per_call=1, validation=0, **where
     )

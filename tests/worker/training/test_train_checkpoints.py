@@ -1,0 +1,82 @@
+"""Checkpoints: by the chief, when they are due, the newest kept, and never seen in part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distrain.job.spec import CheckpointSpec, Named
+
+from .conftest import wait_until
+
+pytestmark = pytest.mark.tensorflow
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    about = json.loads((folder / "checkpoint.json").read_text())
+    with np.load(folder / "state.npz", allow_pickle=False) as arrays:
+        return about, dict(arrays)
+
+
+def visible(run: Any) -> list[Path]:
+    folder = run.run_dir / "checkpoints"
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
+
+
+def test_they_come_when_due_and_the_newest_stay(start: Any, make_job: Any) -> None:
+    spec = make_job("MultiWorkerMirrored", workers=2, epochs=2, checkpoint=CheckpointSpec(every_steps=6, keep=2))
+    run = start(spec).succeed()
+    told = run.chief.of("checkpoint")
+    assert [event["step"] for event in told] == [6, 12, 18, 24]
+    assert [event["path"] for event in told[2:]] == [str(path.relative_to(run.run_dir)) for path in visible(run)]
+    assert run.tasks["worker:1"].of("checkpoint") == []
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["step-00000018", "step-00000024"]
+    about, arrays = read(visible(run)[-1])
+    assert (about["format"], about["step"], about["epoch"], about["seed"]) == (1, 24, 1, 1)
+    assert {f"{group}/{n}" for group, paths in about["variables"].items() for n in range(len(paths))} == set(arrays)
+    assert arrays["optimizer/0"] == 24, "the optimizer counts its steps in its first variable"
+    assert any("kernel" in path for path in about["variables"]["model"])
+
+
+@pytest.mark.parametrize(("strategy", "where"), [("OneDevice", {}), ("ParameterServer", {"workers": 2, "ps": 1})])
+def test_by_epochs(strategy: str, where: dict[str, int], start: Any, make_job: Any) -> None:
+    spec = make_job(strategy, epochs=5, checkpoint=CheckpointSpec(every_epochs=2, keep=3), **where)
+    run = start(spec).succeed()
+    assert [(event["step"], event["path"]) for event in run.chief.of("checkpoint")] == [
+        (28, "checkpoints/step-00000028"),
+        (56, "checkpoints/step-00000056"),
+    ]
+    about, arrays = read(visible(run)[-1])
+    assert (about["epoch"], int(arrays["optimizer/0"])) == (4, 56)
+
+
+def test_a_kill_at_any_time_leaves_only_complete_ones(start: Any, make_job: Any) -> None:
+    """Written at every step; looked at all the while, and after the chief is killed in the middle of it."""
+    spec = make_job(model=Named("mlp"), epochs=10_000, validation=0, checkpoint=CheckpointSpec(every_steps=1, keep=2))
+    run = start(spec)
+    seen: set[str] = set()
+
+    def many_seen() -> bool:
+        for folder in visible(run):
+            try:
+                about, _ = read(folder)
+            except FileNotFoundError:
+                assert not folder.exists(), f"{folder} is there without its files"
+            else:
+                seen.add(folder.name)
+                assert folder.name == f"step-{about['step']:08d}"
+        assert run.chief.poll() is None, run.report()
+        return len(seen) >= 30
+
+    wait_until(many_seen, 60, run)
+    run.chief.kill()
+    wait_until(lambda: run.chief.poll() is not None, 5, run)
+    left = visible(run)
+    assert 1 <= len(left) <= 3
+    for folder in left:
+        about, arrays = read(folder)
+        assert int(arrays["optimizer/0"]) == about["step"]

@@ -1,0 +1,135 @@
+"""What a user's own module may hold. Tasks under test import it along `import_paths`."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def numbers(size, seed):
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(size, 8)).astype(np.float32)
+    return x, (x.sum(axis=1) > 0).astype(np.int32)
+
+
+def arrays(train=480, validation=103):
+    return numbers(train, 1), numbers(validation, 2)
+
+
+def streams(train=480, validation=103):
+    return tuple(
+        tf.data.Dataset.from_tensor_slices(numbers(size, seed)) for size, seed in ((train, 1), (validation, 2))
+    )
+
+
+def unknown_length():
+    return tf.data.Dataset.from_tensor_slices(numbers(480, 1)).filter(lambda x, y: True)
+
+
+def failing_dataset():
+    raise KeyError("no such column")
+
+
+def network(dropout=0.0, normalize=False, l2=0.0):
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    layers = [keras.layers.Dense(16, "relu", kernel_regularizer=regularizer)]
+    if normalize:
+        layers.append(keras.layers.BatchNormalization())
+    if dropout:
+        layers.append(keras.layers.Dropout(dropout))
+    return keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(2, "softmax")])
+
+
+class OwnStep(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, activation="softmax")
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        return {**logs, "mine": tf.constant(7.0)}
+
+
+def own_step():
+    return OwnStep()
+
+
+class Recorder(keras.callbacks.Callback):
+    """Writes down every call of it, a line each, in the task's working directory."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self.stop_after = stop_after
+
+    def _write(self, what, index, logs):
+        task = os.environ["TEST_TASK"]
+        with open(f"calls-{task}.jsonl", "a") as file:
+            file.write(json.dumps([what, index, {k: float(v) for k, v in (logs or {}).items()}]) + "\n")
+
+    def on_train_begin(self, logs=None):
+        self._write("train_begin", None, logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write("epoch_end", epoch, logs)
+        if self.stop_after is not None and epoch + 1 >= self.stop_after:
+            self.model.stop_training = True
+
+
+class EachStep(Recorder):
+    def on_train_batch_end(self, batch, logs=None):
+        self._write("batch_end", batch, logs)
+
+
+def not_a_callback():
+    return 3
+
+
+class Seeds(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        states = [v.numpy().tolist() for v in self.model.non_trainable_variables if "seed" in v.path]
+        with open(f"seeds-{os.environ['TEST_TASK']}", "w") as file:
+            json.dump(states, file)
+
+
+def halving():
+    return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+
+
+def inspected():
+    import ctypes
+    import sys
+
+    signal = ctypes.c_int()
+    ctypes.CDLL(None).prctl(2, ctypes.byref(signal), 0, 0, 0)
+    with open("/proc/self/comm") as file:
+        name = file.read().strip()
+    facts = {
+        "ids": f"{os.getpid()} {os.getppid()} {os.getpgid(0)} {os.getsid(0)}",
+        "argv": sys.argv,
+        "name": name,
+        "cwd": os.getcwd(),
+        "task": os.environ["TEST_TASK"],
+        "descriptors": inherited_descriptors(),
+        "dies_with_parent": signal.value,
+    }
+    for key, value in facts.items():
+        print(f"{key}={value}")
+    return arrays()
+
+
+def inherited_descriptors():
+    """Those that lead out of this process: TensorFlow's own anonymous ones, and files that are read, do not."""
+    found = []
+    for number in sorted(map(int, os.listdir("/proc/self/fd"))):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except FileNotFoundError:
+            continue
+        if number <= 3 or target.startswith(("socket:", "pipe:", "/memfd")):
+            found.append(number)
+    return found
