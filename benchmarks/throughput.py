@@ -94,8 +94,11 @@ def sweep() -> None:
     for contest in CONTESTS:
         table = Table("steps_per_execution", "threads", "examples/s", title=f"tf-keras fit, {contest.strategy}")
         for setting in TRIED:
-            speed = tf_keras(contest, setting)["examples/s"]
-            table.add_row(str(setting.steps_per_execution), str(setting.threads or "default"), f"{speed:,.0f}")
+            try:
+                speed = f"{tf_keras(contest, setting)['examples/s']:,.0f}"
+            except RuntimeError:  # one thread under ParameterServer hangs now and then, and meets the deadline
+                speed = "did not end"
+            table.add_row(str(setting.steps_per_execution), str(setting.threads or "default"), speed)
         print_table(table)
 
 

@@ -98,6 +98,14 @@ def lines(count):
     sys.stdout.flush()
 
 
+def flood(count):
+    """So many bytes, in lines of 64."""
+    block = b"x" * 63 + b"\n"
+    for _ in range(int(count) // (1024 * len(block))):
+        sys.stdout.buffer.write(1024 * block)
+    sys.stdout.flush()
+
+
 def raw(kind):
     data = {
         "unfinished": b"no newline at the end",

@@ -28,7 +28,7 @@ REFUSED = {
         "set training.steps_per_epoch",
     ),
     "optimizer": ({"optimizer": Named("adm")}, "Keras has no optimizer named 'adm'; did you mean"),
-    "optimizer's argument": ({"optimizer": Named("adam", {"lr": 1.0})}, "has no argument 'lr'"),
+    "optimizer's argument": ({"optimizer": Named("adam", {"lr": 1.0})}, "optimizer Adam refuses its arguments"),
     "loss": ({"loss": Named("crossentropi")}, "Keras has no loss named 'crossentropi'"),
     "metric": ({"metrics": (Named("acuracy"),)}, "Keras has no metric named 'acuracy'"),
     "schedule": ({"optimizer": Named("SGD", {"learning_rate": {"name": "Decay"}})}, "no learning-rate schedule"),
