@@ -100,7 +100,7 @@ find_python() {
 
 install() {
     if has_uv; then
-        uv pip install --quiet --python "$bin/python" --editable . ${group:+--group "$group"} >&2
+        uv pip install --quiet --compile-bytecode --python "$bin/python" --editable . ${group:+--group "$group"} >&2
     else
         "$bin/python" -m pip install --quiet --disable-pip-version-check --editable . ${group:+--group "$group"} >&2
     fi

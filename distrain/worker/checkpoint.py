@@ -39,11 +39,8 @@ class Checkpoints:
         hidden.mkdir(mode=0o700)
         try:
             of_metrics = {id(variable) for variable in model.metrics_variables}
-            kept = [variable for variable in model.variables if id(variable) not in of_metrics]
-            of_optimizer = list(model.optimizer.variables)
-            of_optimizer_ids = {id(variable) for variable in of_optimizer}
-            kept = [variable for variable in kept if id(variable) not in of_optimizer_ids]
-            groups = {"model": kept, "optimizer": of_optimizer}
+            of_model = [variable for variable in model.variables if id(variable) not in of_metrics]
+            groups = {"model": of_model, "optimizer": model.optimizer.variables}
             arrays = {f"{group}/{n}": v.numpy() for group, variables in groups.items() for n, v in enumerate(variables)}
             with open(hidden / "state.npz", "xb") as file:
                 np.savez(file, **arrays)

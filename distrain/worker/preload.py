@@ -52,6 +52,7 @@ def main() -> int:
     # Whoever presses Ctrl-C means the tasks; the agent decides when this process ends, by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     started = time.monotonic()
+    gc.disable()  # it would walk all that is imported again and again, and find next to nothing
     try:
         versions = import_everything()
     except BaseException as error:  # noqa: BLE001 - the agent must hear of whatever an import can raise
@@ -60,6 +61,7 @@ def main() -> int:
         return 1
     _check_forkable()
     gc.collect()
+    gc.enable()
     gc.freeze()  # the collector never again writes into these objects, so tasks go on sharing their pages
     _send(connection, {"preloaded": True, "seconds": time.monotonic() - started, "versions": versions})
     while True:

@@ -25,7 +25,7 @@ PROGRESS_INTERVAL_S = 0.25
 METRICS_INTERVAL_S = 0.1
 
 _OWN_CODE = str(Path(__file__).parent.parent) + os.sep
-_NOT_THE_USERS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", "<")
+_NOT_THE_USERS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", "<", "__autograph_generated_file")
 
 
 class Events:

@@ -194,6 +194,8 @@ class _Loop:
                 examples_per_s=self._meter.mean,
                 metrics=self._latest,
             )
+        else:
+            events.send("done")
         self._strategy.finish()
 
     def _epoch(self, epoch: int) -> None:

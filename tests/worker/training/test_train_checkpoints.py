@@ -39,7 +39,8 @@ def test_they_come_when_due_and_the_newest_stay(start: Any, make_job: Any) -> No
     assert (about["format"], about["step"], about["epoch"], about["seed"]) == (1, 24, 1, 1)
     assert {f"{group}/{n}" for group, paths in about["variables"].items() for n in range(len(paths))} == set(arrays)
     assert arrays["optimizer/0"] == 24, "the optimizer counts its steps in its first variable"
-    assert any("kernel" in path for path in about["variables"]["model"])
+    kinds = [path.rpartition("/")[2] for path in about["variables"]["model"]]
+    assert kinds == ["kernel", "bias"] * (len(kinds) // 2), "the weights, and nothing of metrics or optimizer"
 
 
 @pytest.mark.parametrize(("strategy", "where"), [("OneDevice", {}), ("ParameterServer", {"workers": 2, "ps": 1})])

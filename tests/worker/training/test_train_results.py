@@ -110,7 +110,8 @@ def test_the_chief_tells_of_the_run(start: Any, make_job: Any) -> None:
     assert done["examples_per_s"] > 0
     assert done["metrics"]["train"].keys() == {"loss", "accuracy"}
     assert "each epoch leaves out 93 of 1437 training examples" in chief.of("note")[0]["message"]
-    for kind in ("started", "metrics", "model", "done", "note"):
+    assert other.of("done") == [{"kind": "done"}]
+    for kind in ("started", "metrics", "model", "note"):
         assert other.of(kind) == []
 
 

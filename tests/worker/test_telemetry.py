@@ -1,0 +1,97 @@
+"""The event stream of a task, and how many steps a call takes: without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from distrain.worker.assignment import read_assignment
+from distrain.worker.refusal import Refusal
+from distrain.worker.strategies.pace import TARGET_S, Pace
+from distrain.worker.telemetry import Events, users_frame
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines(reader: int) -> list[dict]:
+    return [json.loads(line) for line in os.read(reader, 65536).splitlines()]
+
+
+@pytest.fixture
+def stream():
+    reader, writer = os.pipe()
+    clock = Clock()
+    yield reader, writer, Events(writer, clock), clock
+    for descriptor in (reader, writer):
+        try:
+            os.close(descriptor)
+        except OSError:
+            assert descriptor == reader, "only a test closes the reader itself"
+
+
+def test_an_event_is_a_line_of_strict_json(stream) -> None:
+    reader, _, events, _ = stream
+    events.send("metrics", metrics={"loss": float("nan"), "accuracy": 0.5, "steps": 3}, epoch=1)
+    assert os.read(reader, 4096) == (b'{"kind":"metrics","metrics":{"loss":null,"accuracy":0.5,"steps":3},"epoch":1}\n')
+
+
+def test_a_rate_holds_for_each_kind_by_itself(stream) -> None:
+    reader, _, events, clock = stream
+    for passed in (0.0, 0.1, 0.1, 0.1):
+        clock.now += passed
+        events.send_at_most(0.25, "progress", step=1)
+        events.send_at_most(0.0, "metrics", step=1)
+    assert [line["kind"] for line in lines(reader)] == ["progress", *["metrics"] * 3, "progress", "metrics"]
+
+
+def test_a_reader_that_is_gone_costs_nothing(stream) -> None:
+    reader, _, events, _ = stream
+    os.close(reader)
+    events.send("phase", phase="training")
+    events.failure(ValueError("x"))
+
+
+def test_no_stream_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("", "nonsense", "987654"):
+        monkeypatch.setenv("DISTRAIN_EVENTS_FD", text)
+        Events.from_environment().send("phase", phase="training")
+
+
+def test_a_failure_names_the_innermost_place_in_the_users_code(stream) -> None:
+    reader, _, events, _ = stream
+    with pytest.raises(ValueError, match="Expecting") as caught:
+        json.loads("{")
+    events.failure(caught.value)
+    assert users_frame(caught.value).startswith(f"{__file__}:")
+    (failure,) = lines(reader)
+    assert failure["message"].startswith("json.decoder.JSONDecodeError: Expecting")
+    assert "Traceback" in failure["traceback"]
+    events.failure(Refusal("too few examples"))
+    assert lines(reader) == [
+        {"kind": "failure", "message": "too few examples", "traceback": "", "where": None, "job_error": True}
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1, "task": "worker:0"}'])
+def test_what_is_no_assignment_is_said(text: str) -> None:
+    with pytest.raises(ValueError, match="assignment"):
+        read_assignment(text)
+
+
+def test_calls_grow_to_the_length_that_is_wanted() -> None:
+    step_s, pace, seen = 0.001, Pace.of(None), []
+    for _ in range(8):
+        seen.append(pace.steps)
+        pace = pace.after(pace.steps, pace.steps * step_s)
+    assert seen[0] == 1
+    assert seen == sorted(seen)
+    assert seen[-1] == round(TARGET_S / step_s)
+    assert pace.after(pace.steps, 10 * TARGET_S).steps == pace.steps // 10
+    assert Pace.of(7).after(7, 100.0).steps == 7
