@@ -17,7 +17,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Assignment:
     """`job` is `JobSpec.to_json()`. `threads` is how many cores the task may keep busy. The chief alone writes into
-    `run_dir`. `role` and `index` are those of `task`, which is named `role:index`.
+    `run_dir`. `one_host`: all of the job's tasks are on this host. `role` and `index` are those of `task`, which is
+    named `role:index`.
     """
 
     task: str
@@ -26,6 +27,7 @@ class Assignment:
     run_dir: Path
     attempt: int
     threads: int
+    one_host: bool
     import_paths: tuple[str, ...]
     job: Mapping[str, Any]
 

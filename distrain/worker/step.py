@@ -15,14 +15,22 @@ import numpy as np
 import tensorflow as tf
 
 
+def all_reduced(values: Sequence[Any]) -> Sequence[Any]:
+    """In a replica context: the sums of each of `values` over all replicas, TensorFlow's way."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(values))
+
+
 class TrainStep:
-    """One step of `model`, compiled and built, to be called in a replica context.
+    """One step of `model`, compiled and built, to be called in a replica context. `summed` sums over all replicas.
 
     A model class with a `train_step` of its own is trained by that. Its loss per step is then its running metric.
     """
 
-    def __init__(self, model: keras.Model, *, jit_compile: bool) -> None:
+    def __init__(
+        self, model: keras.Model, *, jit_compile: bool, summed: Callable[[Sequence[Any]], Sequence[Any]] = all_reduced
+    ) -> None:
         self._model = model
+        self._summed = summed
         self._own = type(model).train_step is keras.Model.train_step
         self._forward_backward: Callable[..., Any] = self._gradients
         if jit_compile:
@@ -37,16 +45,14 @@ class TrainStep:
             logs = model.train_step((x, y))
             return tf.cast(logs.get("loss", np.nan), tf.float32), state
         gradients, loss, y_pred = self._forward_backward(x, y)
-        context = tf.distribute.get_replica_context()
         # A weight that the loss does not depend on has no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
-        *gradients, total = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [*(gradient for gradient, _ in pairs), tf.cast(loss, tf.float32)]
-        )
+        *gradients, total = self._summed([*(gradient for gradient, _ in pairs), tf.cast(loss, tf.float32)])
         model.optimizer.apply(gradients, [variable for _, variable in pairs])
         with metrics.read_from(state) if metrics else contextlib.nullcontext() as scope:
             count = tf.shape(tf.nest.flatten(x)[0])[0]
-            model._loss_tracker.update_state(loss * context.num_replicas_in_sync, sample_weight=count)
+            replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+            model._loss_tracker.update_state(loss * replicas, sample_weight=count)
             model.compute_metrics(x, y, y_pred)
         return total, (scope() if scope else state)
 

@@ -87,10 +87,21 @@ class Events:
         if isinstance(error, Refusal):
             self.send("failure", message=str(error), traceback="", where=users_frame(error), job_error=True)
             return
-        lines = traceback.format_exception_only(error)
-        message = next((line for line in lines if not line.startswith(" ")), lines[0]).strip().split("\n")[0]
         text = "".join(traceback.format_exception(error))
-        self.send("failure", message=message, traceback=text, where=users_frame(error), job_error=False)
+        self.send("failure", message=headline(error), traceback=text, where=users_frame(error), job_error=False)
+
+
+def headline(error: BaseException) -> str:
+    """The one line of `error` that says most: `ValueError: no such thing`.
+
+    An error inside a TensorFlow graph opens with words that fit any, and says what happened below its stack.
+    """
+    lines = "".join(traceback.format_exception_only(error)).splitlines()
+    first, *others = [line for line in lines if line.strip() and not line.startswith((" ", "\t"))] or lines
+    if not first.endswith("Graph execution error:"):
+        return first
+    telling = (line for line in others if not line.startswith(("Detected at node", "<stack traces")))
+    return f"{type(error).__name__}: {next(telling, first)}"
 
 
 def users_frame(error: BaseException) -> str | None:

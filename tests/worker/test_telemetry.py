@@ -10,7 +10,7 @@ import pytest
 from distrain.worker.assignment import read_assignment
 from distrain.worker.refusal import Refusal
 from distrain.worker.strategies.pace import TARGET_S, Pace
-from distrain.worker.telemetry import Events, users_frame
+from distrain.worker.telemetry import Events, headline, users_frame
 
 
 class Clock:
@@ -95,3 +95,25 @@ def test_calls_grow_to_the_length_that_is_wanted() -> None:
     assert seen[-1] == round(TARGET_S / step_s)
     assert pace.after(pace.steps, 10 * TARGET_S).steps == pace.steps // 10
     assert Pace.of(7).after(7, 100.0).steps == 7
+
+
+class GraphError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("no such thing"), "ValueError: no such thing"),
+        (ValueError("first\nsecond"), "ValueError: first"),
+        (
+            GraphError(
+                "Graph execution error:\n\nDetected at node m/MatMul defined at (most recent call last):\n"
+                '  File "a.py", line 1, in f\n\nMatrix size-incompatible: In[0]: [2,3]\n\t [[{{node m/MatMul}}]]'
+            ),
+            "GraphError: Matrix size-incompatible: In[0]: [2,3]",
+        ),
+    ],
+)
+def test_the_headline_is_the_line_that_says_most(error: Exception, line: str) -> None:
+    assert headline(error).removeprefix(f"{__name__}.") == line

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,17 +18,26 @@ import tensorflow as tf
 from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.feed import Cells, MemoryFeed, Share, StreamFeed, prepared, resident, split, take
 from distrain.worker.refusal import Refusal
-from distrain.worker.step import MetricState, TrainStep
+from distrain.worker.step import MetricState, TrainStep, all_reduced
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
 
 
 class Synchronous:
-    """Drives a `tf.distribute` strategy, of whose replicas `share` says which are this task's."""
+    """Drives a `tf.distribute` strategy, of whose replicas `share` says which are this task's.
 
-    def __init__(self, strategy: tf.distribute.Strategy, share: Share) -> None:
+    `summed`: how gradients and loss are summed over all replicas.
+    """
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        share: Share,
+        summed: Callable[[Sequence[Any]], Sequence[Any]] = all_reduced,
+    ) -> None:
         self._strategy = strategy
         self._share = share
+        self._summed_gradients = summed
         self.replicas = share.replicas
 
     def scope(self) -> AbstractContextManager[Any]:
@@ -41,7 +50,7 @@ class Synchronous:
             self._feed = MemoryFeed(train, order, self._share)
         else:
             self._feed = StreamFeed(train, order, self._share, plan.pipeline)
-        self._step = TrainStep(plan.model, jit_compile=plan.jit_compile)
+        self._step = TrainStep(plan.model, jit_compile=plan.jit_compile, summed=self._summed_gradients)
         self._metrics = MetricState(plan.model)
         self._pace = Pace.of(plan.steps_per_call)
         self._last_call_s = 0.0

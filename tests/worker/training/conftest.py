@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import select
@@ -25,6 +26,7 @@ PR_SET_CHILD_SUBREAPER = 36
 DEADLINE_S = 90.0
 MLP = Named("mlp")
 HERE = str(Path(__file__).parent)
+_NUMBERS = itertools.count()
 
 
 @dataclass
@@ -223,16 +225,18 @@ def tasks_of(
     strategy, cluster = spec.strategy.name, spec.cluster
     roles = {"chief": int(strategy == "ParameterServer"), "worker": cluster.workers, "ps": cluster.ps}
     addresses = {role: [f"127.0.0.1:{_free_port()}" for _ in range(count)] for role, count in roles.items() if count}
+    run = f"test-{os.getpid()}-{next(_NUMBERS)}"
     names = [(role, index) for role, of_role in addresses.items() for index in range(len(of_role))]
     for role, index in names:
         assignment = {
             "format": 1,
             "task": f"{role}:{index}",
             "chief": (role, index) == names[0],
-            "run": "test",
+            "run": run,
             "run_dir": str(folder),
             "attempt": 1,
             "threads": threads,
+            "one_host": True,
             "import_paths": list(import_paths),
             "job": spec.to_json(),
         }

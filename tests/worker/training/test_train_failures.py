@@ -102,4 +102,4 @@ def test_the_death_of_a_worker_fails_the_other(start: Any, make_job: Any) -> Non
     run.tasks["worker:1"].kill()
     wait_until(lambda: run.chief.poll() is not None, 20, run)
     assert run.chief.status == 1
-    assert "Unavailable" in run.chief.of("failure")[0]["message"]
+    assert run.chief.of("failure")[0]["message"] == "UnknownError: PeerGone: worker:1 is gone"

@@ -1,0 +1,95 @@
+"""Sums through shared memory among processes of one host."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+pytestmark = pytest.mark.tensorflow
+
+TASK = """
+import json, sys
+import numpy as np
+from distrain.worker.strategies.neighbours import Neighbours, PeerGone
+
+name, index, count, leaves_at = sys.argv[1], *map(int, sys.argv[2:])
+neighbours = Neighbours(name, index, count)
+print("listening", flush=True)
+sys.stdin.readline()
+neighbours.meet()
+random = np.random.default_rng(index)
+sums = []
+for step in range(50):
+    if index == 1 and step == leaves_at:
+        sys.exit()
+    values = [
+        random.standard_normal((7, 3)).astype(np.float32),
+        np.float32(random.standard_normal()),
+        random.standard_normal(5),
+        np.zeros((0, 4), np.float32),
+        random.integers(0, 100, 1001),
+    ]
+    try:
+        total = neighbours.exchange([np.asarray(value) for value in values])
+    except PeerGone as gone:
+        sums = f"{step}: {gone}"
+        break
+    sums.append([part.tolist() for part in total])
+print(json.dumps(sums))
+"""
+
+
+def outcomes(count: int, leaves_at: int = -1) -> list[object]:
+    """What each of `count` tasks has at its end: all its sums, or who was gone at which step."""
+    name = uuid.uuid4().hex
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-c", TASK, name, str(index), str(count), str(leaves_at)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    for task in tasks:
+        assert task.stdout is not None
+        assert task.stdout.readline() == "listening\n"
+    for task in tasks:
+        assert task.stdin is not None
+        task.stdin.write("\n")
+        task.stdin.flush()
+    results = [task.communicate(timeout=60)[0] for task in tasks]
+    return [json.loads(result) if result else None for result in results]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_task_gets_the_same_sums(count: int) -> None:
+    import numpy as np
+
+    first, *others = outcomes(count)
+    assert all(other == first for other in others)
+    assert isinstance(first, list)
+    randoms = [np.random.default_rng(index) for index in range(count)]
+    for matrix, scalar, vector, none, whole in first:
+        parts = [
+            (
+                random.standard_normal((7, 3)).astype(np.float32),
+                np.float32(random.standard_normal()),
+                random.standard_normal(5),
+                random.integers(0, 100, 1001),
+            )
+            for random in randoms
+        ]
+        expected = [sum(column[1:], start=column[0]) for column in zip(*parts, strict=True)]
+        for value, total in zip((matrix, scalar, vector, whole), expected, strict=True):
+            np.testing.assert_array_equal(np.asarray(value, total.dtype), total)
+        assert none == []
+
+
+def test_who_leaves_is_missed_by_all_others() -> None:
+    assert outcomes(3, leaves_at=20) == ["20: worker:1 is gone", None, "20: worker:1 is gone"]
