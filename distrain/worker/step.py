@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from distrain.worker import adam
+
 
 def all_reduced(values: Sequence[Any]) -> Sequence[Any]:
     """In a replica context: the sums of each of `values` over all replicas, TensorFlow's way."""
@@ -36,7 +38,9 @@ class TrainStep:
         if jit_compile:
             self._forward_backward = tf.function(self._gradients, jit_compile=True, autograph=False)
         if self._own:
-            _stop_aggregation(model.optimizer)
+            optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+            optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+            adam.fuse(optimizer)
 
     def __call__(self, x: Any, y: Any, metrics: MetricState | None = None, state: Sequence[tf.Tensor] = ()) -> Any:
         """Apply one step; (the loss over the global batch, the metrics' new `state` where `metrics` is given)."""
@@ -64,11 +68,6 @@ class TrainStep:
             loss = model._compute_loss(x=x, y=y, y_pred=y_pred, training=True)
             scaled = model.optimizer.scale_loss(loss)
         return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred
-
-
-def _stop_aggregation(optimizer: keras.optimizers.Optimizer) -> None:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    inner._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
 
 
 class MetricState:
