@@ -138,9 +138,7 @@ def _machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg(),
         "python": platform.python_version(),
-        "versions": {
-            package: _version(package) for package in ("distrain", "tensorflow", "keras", "tf-keras", "honcho")
-        },
+        "versions": {package: _version(package) for package in PACKAGES},
     }
 
 

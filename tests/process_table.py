@@ -1,4 +1,4 @@
-"""Looks at the process table: which processes carry a mark in their environment."""
+"""Looks at the process table: which processes carry a mark in their environment, and what they have used."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ def marked(mark: str) -> list[Process]:
         if int(entry.name) != os.getpid():
             found.append(Process(int(entry.name), int(parent), state, command))
     return found
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that the process has had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, what: str = "the condition") -> float:

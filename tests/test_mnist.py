@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_events import undocumented
 from process_table import MARK, marked, wait_until
 
 pytestmark = pytest.mark.tensorflow
@@ -109,6 +110,9 @@ def test_the_run_directory_keeps_its_contract(trained: dict[str, Path]) -> None:
         for line in metrics:
             assert line.keys() == {"time", "attempt", "epoch", "step", "split", "metrics", "examples_per_s"}
         assert [line["epoch"] for line in metrics if line["split"] == "validation"] == [1, 2, 3]
+        events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+        assert undocumented(events) == []
+        assert {"host_prepared", "usage", "ready", "checkpoint", "done"} <= {event["kind"] for event in events}
         plan = json.loads((run / "plan.json").read_text())
         for task in plan["tasks"]:
             assert (run / "logs" / f"{task['role']}-{task['index']}.log").is_file()
@@ -135,6 +139,7 @@ def test_training_that_is_stopped_leaves_no_process(tmp_path: Path, how: str) ->
         wait_until(lambda: list(tmp_path.glob("runs/*/metrics.jsonl")), 60, "the run directory")
         run = the_run(tmp_path)
         wait_until(lambda: (run / "metrics.jsonl").stat().st_size, 60, "the first metrics")
+        assert len(marked(mark)) >= 6, "launcher, guard, agent, the process that holds TensorFlow, two workers"
         match how:
             case "Ctrl-C":
                 os.kill(launcher.pid, signal.SIGINT)

@@ -40,20 +40,6 @@ class Task:
     def __lt__(self, other: Task) -> bool:
         return (_ORDER.index(self.role), self.index) < (_ORDER.index(other.role), other.index)
 
-    @classmethod
-    def parse(cls, text: str) -> Task:
-        """The task that `text` names.
-
-        Raises:
-            ValueError: it names none.
-        """
-        role, _, index = text.partition(":")
-        return cls(Role(role), int(index))
-
-    @property
-    def file_stem(self) -> str:
-        return f"{self.role}-{self.index}"
-
 
 @dataclass(frozen=True)
 class Host:

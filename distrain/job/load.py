@@ -1,6 +1,7 @@
 """A job file and its `--set` options as a JobSpec, or every complaint about them at once.
 
-Owns the order of things: read the YAML, lay the options over it, read each key, judge the combinations.
+Owns the order of things: read the YAML, lay the options over it, read each key, judge the combinations. What it reads
+with is in `file/`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 
 from distrain.errors import JobError
 from distrain.job.check import RULES
-from distrain.job.kinds import Findings, printable, shown
-from distrain.job.schema import JOB, homes
-from distrain.job.source import Place, decode, read_source
+from distrain.job.file.kinds import Findings, printable, shown
+from distrain.job.file.schema import JOB, homes
+from distrain.job.file.source import Place, decode, read_source
+from distrain.job.file.tree import Entry, Items, Node, Scalar, Table, parse
 from distrain.job.spec import JobSpec
-from distrain.job.yaml_source import Entry, Items, Node, Scalar, Table, parse
 
 
 def load_job(path: Path, sets: Sequence[str] = (), name: str | None = None) -> JobSpec:

@@ -108,6 +108,7 @@ def make_plan(
             "run_dir": run_dir,
             "attempt": attempt,
             "threads": _threads(job, placements, placement, cores[host]),
+            "one_host": len({other.host for other in placements}) == 1,
             "import_paths": list(import_paths),
             "job": job_json,
         }

@@ -7,7 +7,7 @@ The values travel to the worker as the JSON of `JobSpec.to_json()`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 STRATEGIES = ("OneDevice", "Mirrored", "MultiWorkerMirrored", "ParameterServer", "TPU")
@@ -109,9 +109,6 @@ class JobSpec:
         if self.strategy.name == "ParameterServer":
             return 1
         return self.cluster.workers * self.cluster.devices_per_worker
-
-    def with_name(self, name: str) -> JobSpec:
-        return replace(self, name=name)
 
     def to_json(self) -> dict[str, Any]:
         """The job as plain JSON values, every key present."""

@@ -11,10 +11,8 @@ from typing import Any, Protocol
 class Event:
     """One line of `events.jsonl`. `time` is Unix seconds on the launcher's clock.
 
-    `kind` is one of the launcher's own (`run_started`, `host_opened`, `attempt_started`, `task_started`,
-    `task_exited`, `task_cleared`, `task_failed`, `stopping`, `run_ended`), the agent's (`usage`, `agent_note`), or
-    whatever a task said of itself (`phase`, `ready`, `started`, `progress`, `metrics`, `checkpoint`, `model`, `note`,
-    `download`, `failure`, `done`).
+    `kind` is one of the launcher's own, or what a task said of itself; docs/events.md tells all of them, with what
+    is in `data`.
     """
 
     time: float

@@ -27,8 +27,9 @@ from distrain.launcher.bundle import Bundle
 from distrain.launcher.events import Event, Sink
 from distrain.launcher.link import AgentLink
 from distrain.launcher.rundir import RunDir
+from distrain.launcher.state import Abandon, Action, End, StartTasks, Stop, TaskState, Tell
 from distrain.launcher.summary import Tally
-from distrain.launcher.supervise import Abandon, Action, End, StartTasks, Stop, TaskState, Tell, begin, decide
+from distrain.launcher.supervise import begin, decide
 from distrain.launcher.transports import open_transport
 
 TICK_S = 0.1
@@ -38,7 +39,7 @@ FAREWELL_S = 5.0
 
 
 class Loop:
-    """One run's connections, sinks, and what has been decided so far."""
+    """One run's connections and sinks. `state` is what has been decided so far."""
 
     def __init__(
         self,
@@ -52,26 +53,30 @@ class Loop:
         import_paths: tuple[str, ...],
         began: float,
     ) -> None:
-        self.job, self.rundir, self.sinks, self.bundle = job, rundir, sinks, bundle
-        self.python, self.import_paths = python, import_paths
-        self.placements = place(job, (LOCAL,))
+        self._job = job
+        self._rundir = rundir
+        self._sinks = sinks
+        self._bundle = bundle
+        self._python = python
+        self._import_paths = import_paths
+        self._placements = place(job, (LOCAL,))
         serves = job.strategy.name == "ParameterServer"
-        chief = chief_of([placement.task for placement in self.placements])
+        chief = chief_of([placement.task for placement in self._placements])
         self.state = begin(
-            (TaskState(str(p.task), p.host.name, serves and p.task != chief) for p in self.placements),
+            (TaskState(str(p.task), p.host.name, serves and p.task != chief) for p in self._placements),
             str(chief),
             time=began,
         )
-        self.tally = Tally(began)
-        self.welcomes: dict[str, wire.Welcome] = {}
-        self.ports: dict[str, tuple[int, ...]] = {}
-        self.tails: dict[str, bytes] = {}
-        self.over = False
-        self.signals = signals
-        self.selector = selectors.DefaultSelector()
+        self._tally = Tally(began)
+        self._welcomes: dict[str, wire.Welcome] = {}
+        self._ports: dict[str, tuple[int, ...]] = {}
+        self._tails: dict[str, bytes] = {}
+        self._over = False
+        self._signals = signals
+        self._selector = selectors.DefaultSelector()
         if signals is not None:
-            self.selector.register(signals, selectors.EVENT_READ)
-        self.links: dict[str, AgentLink] = {}
+            self._selector.register(signals, selectors.EVENT_READ)
+        self._links: dict[str, AgentLink] = {}
 
     # ---- the loop
 
@@ -80,57 +85,58 @@ class Loop:
         self._tell(
             "run_started",
             data={
-                "run": self.rundir.name,
-                "run_dir": str(self.rundir.path),
-                "name": self.job.name,
-                "strategy": self.job.strategy.name,
+                "run": self._rundir.name,
+                "run_dir": str(self._rundir.path),
+                "name": self._job.name,
+                "strategy": self._job.strategy.name,
                 "tasks": [[task.name, task.host] for task in self.state.tasks.values()],
-                "epochs": self.job.training.epochs,
+                "epochs": self._job.training.epochs,
                 "argv": masked_arguments(sys.argv),
             },
         )
-        for host in {placement.host.name for placement in self.placements}:
-            self.links[host] = AgentLink(host, open_transport("local"), self.bundle, python=self.python)
+        for host in {placement.host.name for placement in self._placements}:
+            self._links[host] = AgentLink(host, open_transport("local"), self._bundle, python=self._python)
         last_tick = 0.0
-        while not self.over:
+        while not self._over:
             self._wait(TICK_S)
-            for host in list(self.links):
+            for host in list(self._links):
                 self._hear(host)
             now = time.time()
             if now - last_tick >= TICK_S:
                 last_tick = now
                 self._decide(Event(now, "tick", self.state.attempt))
-                for sink in self.sinks:
+                for sink in self._sinks:
                     sink.tick(now)
-        summary = self.tally.summary(self.state, run=self.rundir.name, name=self.job.name, ended=time.time())
-        self.rundir.write_summary(summary)
+        summary = self._tally.summary(self.state, run=self._rundir.name, name=self._job.name, ended=time.time())
+        self._rundir.write_summary(summary)
         self._tell("run_ended", data=summary)
         return summary
 
     def _wait(self, timeout_s: float) -> None:
-        wanted = {fd: mask for link in self.links.values() for fd, mask in link.interest().items()}
-        registered = {key.fd: key.events for key in self.selector.get_map().values() if key.fileobj is not self.signals}
+        wanted = {fd: mask for link in self._links.values() for fd, mask in link.interest().items()}
+        watched = self._selector.get_map().values()
+        registered = {key.fd: key.events for key in watched if key.fileobj is not self._signals}
         for fd in registered.keys() - wanted.keys():
-            self.selector.unregister(fd)
+            self._selector.unregister(fd)
         for fd, mask in wanted.items():
             if fd not in registered:
-                self.selector.register(fd, mask)
+                self._selector.register(fd, mask)
             elif registered[fd] != mask:
-                self.selector.modify(fd, mask)
-        for key, _ in self.selector.select(timeout_s):
-            if key.fileobj is self.signals:
-                assert self.signals is not None
-                for number in self.signals.recv(64):
+                self._selector.modify(fd, mask)
+        for key, _ in self._selector.select(timeout_s):
+            if key.fileobj is self._signals:
+                assert self._signals is not None
+                for number in self._signals.recv(64):
                     if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                         continue
                     self._decide(Event(time.time(), "signal", self.state.attempt, data={"number": number}))
 
     def _hear(self, host: str) -> None:
         try:
-            for message in self.links[host].receive():
+            for message in self._links[host].receive():
                 self._take(host, message)
         except (DistrainError, wire.WireError) as error:
-            self.links.pop(host).close()
+            self._links.pop(host).close()
             self._happened(Event(time.time(), "host_lost", self.state.attempt, host=host, data={"message": str(error)}))
 
     # ---- what is heard
@@ -140,8 +146,8 @@ class Loop:
         attempt = self.state.attempt
         match message:
             case wire.TaskOutput(task, _, data):
-                self.tails[task] = (self.tails.get(task, b"") + data)[-TAIL_BYTES:]
-                for sink in self.sinks:
+                self._tails[task] = (self._tails.get(task, b"") + data)[-TAIL_BYTES:]
+                for sink in self._sinks:
                     sink.output(now, task, data)
             case wire.TaskEvent(task, _, _, kind, details):
                 tail = {"log_tail": self._tail(task)} if kind == "failure" else {}
@@ -170,11 +176,11 @@ class Loop:
             case wire.Welcome():
                 self._welcome(host, message, now)
             case wire.PortsReserved(ports):
-                self.ports[host] = ports
+                self._ports[host] = ports
                 self._prepared(host, now)
 
     def _welcome(self, host: str, welcome: wire.Welcome, now: float) -> None:
-        self.welcomes[host] = welcome
+        self._welcomes[host] = welcome
         data = {
             "hostname": welcome.hostname,
             "cores": welcome.cores,
@@ -182,33 +188,33 @@ class Loop:
             "python": welcome.python,
         }
         self._happened(Event(now, "host_opened", self.state.attempt, host=host, data=data))
-        link = self.links[host]
-        if self.job.warm:
-            link.send(wire.Preload(self.python, preload_environment(self.job), self.import_paths))
+        link = self._links[host]
+        if self._job.warm:
+            link.send(wire.Preload(self._python, preload_environment(self._job), self._import_paths))
         wanted = len(self._addressed(host))
         if wanted:
-            link.send(wire.ReservePorts(wanted, self.job.cluster.ports))
+            link.send(wire.ReservePorts(wanted, self._job.cluster.ports))
         else:
             self._prepared(host, now)
 
     def _addressed(self, host: str) -> list[Task]:
         """The tasks on `host` that peers connect to, in the order in which its ports are given out."""
-        return [p.task for p in self.placements if p.host.name == host and needs_address(self.job, p.task)]
+        return [p.task for p in self._placements if p.host.name == host and needs_address(self._job, p.task)]
 
     def _prepared(self, host: str, now: float) -> None:
-        wanted, got = len(self._addressed(host)), len(self.ports.get(host, ()))
+        wanted, got = len(self._addressed(host)), len(self._ports.get(host, ()))
         if got < wanted:
             message = (
                 f"{host}: {wanted} ports are needed, and only {got} of those in cluster.ports are free; "
                 "name more of them, or leave cluster.ports out to take any free port"
             )
-            self.links.pop(host).close()
+            self._links.pop(host).close()
             self._happened(Event(now, "host_lost", self.state.attempt, host=host, data={"message": message}))
         else:
             self._happened(Event(now, "host_prepared", self.state.attempt, host=host))
 
     def _tail(self, task: str) -> list[str]:
-        text = self.tails.get(task, b"").decode(errors="replace").replace("\r", "\n")
+        text = self._tails.get(task, b"").decode(errors="replace").replace("\r", "\n")
         return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
 
     # ---- deciding, showing, doing
@@ -232,8 +238,8 @@ class Loop:
         self._show(Event(time.time(), kind, self.state.attempt, task, host, data or {}))
 
     def _show(self, event: Event) -> None:
-        self.tally.event(event)
-        for sink in self.sinks:
+        self._tally.event(event)
+        for sink in self._sinks:
             sink.event(event)
 
     def _carry_out(self, actions: tuple[Action, ...]) -> None:
@@ -242,38 +248,38 @@ class Loop:
                 case StartTasks():
                     self._start()
                 case Stop(tasks, grace_s):
-                    for link in self.links.values():
+                    for link in self._links.values():
                         link.send(wire.StopTasks(tasks, grace_s))
                 case Tell(kind, task, host, data):
                     self._tell(kind, task, host, data)
                 case Abandon():
                     self.close_links()
                 case End():
-                    self.over = True
+                    self._over = True
 
     def _start(self) -> None:
         addresses = {
             task: f"127.0.0.1:{port}"
-            for host in self.links
-            for task, port in zip(self._addressed(host), self.ports.get(host, ()), strict=False)
+            for host in self._links
+            for task, port in zip(self._addressed(host), self._ports.get(host, ()), strict=False)
         }
         plan = make_plan(
-            self.job,
-            self.placements,
+            self._job,
+            self._placements,
             addresses,
-            run=self.rundir.name,
-            run_dir=str(self.rundir.path),
+            run=self._rundir.name,
+            run_dir=str(self._rundir.path),
             attempt=self.state.attempt,
-            python=self.python,
+            python=self._python,
             cwd=os.getcwd(),
-            import_paths=self.import_paths,
-            cores={host: welcome.cores for host, welcome in self.welcomes.items()},
-            gpus={host: welcome.gpus for host, welcome in self.welcomes.items()},
+            import_paths=self._import_paths,
+            cores={host: welcome.cores for host, welcome in self._welcomes.items()},
+            gpus={host: welcome.gpus for host, welcome in self._welcomes.items()},
         )
-        self.rundir.write_plan(plan.to_json())
+        self._rundir.write_plan(plan.to_json())
         self._tell("attempt_started")
         for task in plan.tasks:
-            self.links[task.host].send(
+            self._links[task.host].send(
                 wire.StartTask(
                     str(task.task),
                     plan.attempt,
@@ -289,12 +295,12 @@ class Loop:
 
     def close_links(self) -> None:
         """Lets every agent end, which leaves no process behind, and waits for it."""
-        for link in self.links.values():
+        for link in self._links.values():
             link.send(wire.Goodbye())
         deadline = time.monotonic() + FAREWELL_S
-        for link in self.links.values():
+        for link in self._links.values():
             link.close(timeout_s=max(0.1, deadline - time.monotonic()))
-        self.links.clear()
+        self._links.clear()
 
 
 def _signal_name(number: int) -> str:

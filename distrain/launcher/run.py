@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from distrain.job.cluster import LOCAL, place
+from distrain.job.dump import to_yaml
 from distrain.job.plan import Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
-from distrain.job.yaml_text import to_yaml
 from distrain.launcher.bundle import open_bundle
 from distrain.launcher.loop import Loop
 from distrain.launcher.rundir import RunDir

@@ -1,7 +1,8 @@
-"""The run directory: every file name in it, and how a file gets there whole.
+"""The run directory: the launcher's file names in it, and how a file gets there whole.
 
 Other programs read these files, so names and formats are a contract. Does not know what a plan or a summary means,
-and does not write the files that grow (logs, events, metrics): the sinks do.
+and does not write the files that grow (logs, events, metrics): the sinks do. The model and the checkpoints are the
+chief's, which names and writes them in the worker.
 """
 
 from __future__ import annotations
@@ -87,14 +88,6 @@ class RunDir:
     @property
     def summary_file(self) -> Path:
         return self.path / "summary.json"
-
-    @property
-    def model_file(self) -> Path:
-        return self.path / "model.keras"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
 
     @property
     def logs(self) -> Path:

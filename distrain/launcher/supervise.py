@@ -1,171 +1,31 @@
 """The only place that decides: `decide(state, event) -> (state, actions)`, pure, on frozen values.
 
 Owns what a run's events mean: when tasks may start, what counts as a failure, which failure was the cause, when to
-stop and when it is over. Does nothing itself: `run` carries the actions out and feeds back what happens. Time is read
-from the events alone, so that a scripted history replays exactly.
+stop and when it is over. Does nothing itself: the loop carries the actions out and feeds back what happens. Time is
+read from the events alone, so that a scripted history replays exactly.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
-from distrain.errors import EXIT_HOST, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TASK_FAILED, EXIT_USAGE
 from distrain.launcher.events import Event
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How patient a run is.
-
-    `settle_s`: how long a failure that looks like a consequence waits for its cause to be heard of, and a failure for
-    its exit code. `overdue_s`: how long tasks may take to be ready before what is missing is said, and again.
-    """
-
-    failure_grace_s: float = 3.0
-    stop_grace_s: float = 8.0
-    finish_grace_s: float = 10.0
-    settle_s: float = 0.4
-    overdue_s: float = 30.0
-    start_timeout_s: float = 900.0
-
-
-class Phase(StrEnum):
-    OPENING = "opening"
-    RUNNING = "running"
-    FINISHING = "finishing"
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
-@dataclass(frozen=True)
-class TaskState:
-    """What is known of one task. `serves`: it never ends by itself, and is stopped when the chief is done."""
-
-    name: str
-    host: str
-    serves: bool = False
-    doing: str = "waiting for its host"
-    ready: bool = False
-    done: bool = False
-    exited: bool = False
-    cleared: bool = False
-    failure: Mapping[str, Any] | None = None
-    """What the task said of its own failure, before it exited."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A task's end that nobody asked for. `cause` False: it looks like what a peer's failure does to the others."""
-
-    time: float
-    task: str | None
-    host: str | None
-    attempt: int
-    kind: str
-    message: str
-    exit_code: int | None = None
-    signal: str | None = None
-    log_tail: tuple[str, ...] = ()
-    where: str | None = None
-    cause: bool = True
-
-    def to_json(self) -> dict[str, Any]:
-        """`summary.json`'s `first_failure`."""
-        return {
-            "task": self.task,
-            "host": self.host,
-            "attempt": self.attempt,
-            "kind": self.kind,
-            "exit_code": self.exit_code,
-            "signal": self.signal,
-            "message": self.message,
-            "where": self.where,
-            "log_tail": list(self.log_tail),
-        }
-
-
-@dataclass(frozen=True)
-class State:
-    policy: Policy
-    chief: str
-    tasks: Mapping[str, TaskState]
-    hosts: frozenset[str]
-    attempt: int = 1
-    phase: Phase = Phase.OPENING
-    began: float = 0.0
-    hosts_prepared: frozenset[str] = frozenset()
-    failures: tuple[Failure, ...] = ()
-    failure_told: bool = False
-    stopped_by: int | None = None
-    overdue_told: float = 0.0
-    deadline: float | None = None
-    """When the last word asked of the tasks (to finish, to stop) must have been heeded."""
-
-    @property
-    def first_failure(self) -> Failure | None:
-        """The earliest failure that is not a mere consequence; failing that, the earliest."""
-        return min(self.failures, key=lambda failure: (not failure.cause, failure.time), default=None)
-
-    @property
-    def outcome(self) -> str:
-        """`summary.json`'s `state`, once the run has ended."""
-        if self.stopped_by is not None:
-            return "stopped"
-        return "failed" if self.failures else "succeeded"
-
-    @property
-    def exit_code(self) -> int:
-        if self.stopped_by is not None:
-            return EXIT_SIGINT if self.stopped_by == signal.SIGINT else EXIT_SIGTERM
-        if self.first_failure is None:
-            return EXIT_OK
-        return {"job": EXIT_USAGE, "host": EXIT_HOST}.get(self.first_failure.kind, EXIT_TASK_FAILED)
-
-
-# ---- actions
-
-
-@dataclass(frozen=True)
-class Action:
-    """Something for `run` to do."""
-
-
-@dataclass(frozen=True)
-class StartTasks(Action):
-    """Every host is prepared: make the plan and start all tasks."""
-
-
-@dataclass(frozen=True)
-class Stop(Action):
-    """TERM now, KILL `grace_s` later. Empty `tasks`: all."""
-
-    tasks: tuple[str, ...] = ()
-    grace_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Tell(Action):
-    """Put an event of the launcher's own before the sinks."""
-
-    kind: str
-    task: str | None = None
-    host: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Abandon(Action):
-    """Close the connection to every host now: the agents end what is left."""
-
-
-@dataclass(frozen=True)
-class End(Action):
-    """Nothing is left to wait for."""
-
+from distrain.launcher.state import (
+    Abandon,
+    Action,
+    End,
+    Failure,
+    Phase,
+    Policy,
+    StartTasks,
+    State,
+    Stop,
+    TaskState,
+    Tell,
+)
 
 Decision = tuple[State, tuple[Action, ...]]
 
@@ -177,8 +37,9 @@ CONSEQUENCES = (
     "CoordinationService",
     "Connection reset by peer",
     "Collective ops is aborted",
+    "PeerGone",
 )
-"""What TensorFlow says in a task whose peer is gone."""
+"""What TensorFlow, and our own exchange, say in a task whose peer is gone."""
 
 
 def begin(tasks: Iterable[TaskState], chief: str, *, time: float, policy: Policy | None = None) -> State:

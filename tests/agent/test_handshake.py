@@ -20,7 +20,7 @@ from distrain.errors import HostError
 from distrain.launcher.bundle import make_bundle, open_bundle
 from distrain.launcher.link import AgentLink
 from distrain.launcher.transports import open_transport
-from distrain.wire import PROTOCOL, Goodbye, Message, Welcome
+from distrain.wire import PROTOCOL, Goodbye, Message, ReservePorts, Welcome
 
 pytestmark = pytest.mark.processes
 
@@ -105,7 +105,7 @@ def test_code_is_sent_once(open_link: Callable[..., AgentLink], tmp_path: Path) 
     welcome(open_link(cache=str(tmp_path), bundle=replace(open_bundle(), data=b"never sent")))
     assert [entry.name for entry in code.iterdir()] == [tree.name]
     assert (code / tree.name / "distrain").is_dir()
-    assert written <= tree.stat().st_ctime_ns
+    assert tree.stat().st_ctime_ns == written, "it was neither written anew nor replaced"
 
 
 def test_noise_before_the_handshake_is_skipped(open_link: Callable[..., AgentLink]) -> None:
@@ -280,9 +280,9 @@ def test_a_defect_of_the_agent_shows_its_traceback_and_leaves_nothing(
     open_host: Callable[..., Host], copied_package: Path
 ) -> None:
     main = copied_package / "agent" / "main.py"
-    main.write_text(main.read_text().replace("self._ports.reserve(message.count, message.among)", "1 / 0"))
-    from distrain.wire import ReservePorts
-
+    source = main.read_text()
+    assert "self._ports.reserve(message.count, message.among)" in source
+    main.write_text(source.replace("self._ports.reserve(message.count, message.among)", "1 / 0"))
     host = open_host(bundle=make_bundle(copied_package))
     host.run("import time; time.sleep(600)")
     host.link.send(ReservePorts(1))

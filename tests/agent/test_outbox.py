@@ -71,6 +71,7 @@ def test_spilled_files_are_given_back(reader: Reader, tmp_path: Path, monkeypatc
     assert not box
 
 
+@pytest.mark.processes
 def test_a_full_disk_means_no_room_until_there_is_some(reader: Reader, tmp_path: Path) -> None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True)
     if mounted.returncode != 0:

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import pytest
 from agent.driver import Host
-from process_table import wait_until
+from process_table import peak_bytes, wait_until
 
 from distrain.wire import Goodbye, TaskOutput
 
 pytestmark = pytest.mark.processes
 
 LINES = "import sys\nfor number in range({count}): sys.stdout.write(f'{name} line {{number}}\\n')\n"
-
-
-def resident_bytes(pid: int) -> int:
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
 
 
 @pytest.mark.parametrize(
@@ -50,9 +45,7 @@ def test_lines_that_are_flushed_one_by_one_share_messages(host: Host) -> None:
 def test_a_line_arrives_soon(host: Host) -> None:
     host.run("import sys\nfor line in sys.stdin: pass\nprint('up', flush=True)\nimport time; time.sleep(600)")
     began = time.monotonic()
-    host.until_output(
-        b"up",
-    )
+    host.until_output(b"up")
     assert time.monotonic() - began < 1.0
 
 
@@ -67,7 +60,7 @@ def test_a_reader_that_stops_costs_no_task_and_no_memory(host: Host, tmp_path: P
             task=f"worker:{number}",
         )
     wait_until(lambda: all(file.exists() for file in done), 60.0, "the tasks are not held up by the reader")
-    assert resident_bytes(host.agent_pid) < 64 << 20
+    assert peak_bytes(host.agent_pid) < 64 << 20
     for number in range(2):
         host.cleared(f"worker:{number}")
         assert host.output(f"worker:{number}") == line * count

@@ -163,7 +163,7 @@ def test_a_task_may_use_its_grace(host: Host) -> None:
         "def leave(*_): print('saved', flush=True); sys.exit(7)\n"
         "signal.signal(signal.SIGTERM, leave); print('up', flush=True); time.sleep(600)"
     )
-    host.until_output(b"up")
+    host.until_output(b"up\n")
     host.link.send(StopTasks((), 30.0))
     assert host.exited().exit_code == 7
     assert host.output() == b"up\nsaved\n"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 JOB = """\
 name: small
 dataset: {name: digits, batch_size: 64}
@@ -120,7 +122,7 @@ def test_validate_speaks_of_every_job(folder: Path) -> None:
         (("rum", "job.yaml"), "No such command 'rum'"),
         (("run", "job.yaml", "--jsn"), "No such option"),
         (("run", "job.yaml", "--set", "epochs"), "epochs"),
-        (("run", "job.yaml", "--set", "training.epoch=1"), "did you mean \"epochs\"?"),
+        (("run", "job.yaml", "--set", "training.epoch=1"), 'did you mean "epochs"?'),
         (("run", "job.yaml", "--runs-dir", "job.yaml"), "job.yaml"),
         (("run", "job.yaml", "--name", "a/b"), "a/b"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 
-from distrain.job.schema import BUILT_IN_MODELS
+from distrain.job.file.schema import BUILT_IN_MODELS
 from distrain.job.spec import MODELS
 from distrain.worker import models
 

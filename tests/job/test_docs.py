@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from distrain.job.file.schema import keys
 from distrain.job.load import load_job, parse_job
-from distrain.job.schema import keys
 from distrain.job.spec import Named
 
 REPOSITORY = Path(__file__).parents[2]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from distrain.job import keras_names
-from distrain.job.keras_names import CALLBACKS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, Family
+from distrain.job.file import keras_names
+from distrain.job.file.keras_names import CALLBACKS, LOSSES, METRICS, OPTIMIZERS, SCHEDULES, Family
 
 pytestmark = pytest.mark.tensorflow
 

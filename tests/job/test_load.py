@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from distrain.errors import JobError
+from distrain.job.dump import to_yaml
+from distrain.job.file.schema import keys
 from distrain.job.load import load_job, parse_job
-from distrain.job.schema import keys
 from distrain.job.spec import (
     CheckpointSpec,
     ClusterSpec,
@@ -21,7 +22,6 @@ from distrain.job.spec import (
     StrategySpec,
     TrainingSpec,
 )
-from distrain.job.yaml_text import to_yaml
 
 FULL = """\
 name: everything

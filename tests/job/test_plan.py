@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from distrain.errors import UsageError
-from distrain.job.cluster import LOCAL, Host, Role, Task, chief_of, needs_address, place, tasks_of
+from distrain.job.cluster import LOCAL, Host, Task, chief_of, needs_address, place, tasks_of
 from distrain.job.dialects import preload_environment
+from distrain.job.dump import to_yaml
 from distrain.job.load import parse_job
 from distrain.job.masking import is_secret, masked, masked_arguments
 from distrain.job.plan import Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
-from distrain.job.yaml_text import to_yaml
 
 MULTI_WORKER = "{strategy: MultiWorkerMirrored, cluster: 3, dataset: {batch_size: 96}}"
 PARAMETER_SERVER = "{strategy: ParameterServer, cluster: {workers: 2, ps: 2}}"
@@ -70,15 +70,7 @@ def test_the_tasks_of_each_strategy(text: str, tasks: list[str], chief: str) -> 
     assert names(tasks_of(job(text))) == tasks
     assert names(tuple(sorted(set(tasks_of(job(text)))))) == tasks
     assert str(chief_of(tasks_of(job(text)))) == chief
-    assert needs_address(job(text), Task.parse(tasks[0])) == (len(tasks) > 1)
-
-
-def test_a_task_and_its_text() -> None:
-    assert Task.parse("ps:3") == Task(Role.PS, 3)
-    assert Task.parse("ps:3").file_stem == "ps-3"
-    for text in ("ps", "boss:0", "ps:x", ""):
-        with pytest.raises(ValueError, match=r"Role|invalid literal"):
-            Task.parse(text)
+    assert {needs_address(job(text), task) for task in tasks_of(job(text))} == {len(tasks) > 1}
 
 
 def test_hosts_are_filled_in_their_order() -> None:
@@ -148,6 +140,7 @@ def test_every_task_learns_who_it_is_and_the_worker_reads_its_assignment() -> No
         "run_dir": "/runs/job-1",
         "attempt": 2,
         "threads": 4,
+        "one_host": True,
         "import_paths": ["/home/me", "/jobs"],
         "job": job(PARAMETER_SERVER).to_json(),
     }

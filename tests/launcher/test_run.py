@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented_events import undocumented
 from process_table import wait_until
 
 pytestmark = pytest.mark.processes
@@ -22,6 +23,7 @@ def test_success_leaves_a_run_directory_and_no_process(toy_run: Any) -> None:
     assert run.summary["state"] == "succeeded"
     assert run.summary["first_failure"] is None
     assert run.summary["metrics"]["train"] == {"loss": 0.5}
+    assert undocumented(run.events) == []
     assert stat.S_IMODE(run.rundir.stat().st_mode) == 0o700
     plan = json.loads((run.rundir / "plan.json").read_text())
     assert [task["task"] for task in plan["tasks"]] == ["worker:0", "worker:1"]
@@ -67,6 +69,7 @@ def test_a_task_that_dies_is_the_named_cause(
     assert told - died <= 1.0
     assert ended - told <= 5.0
     assert "worker:1" in run.text
+    assert undocumented(run.events) == []
 
 
 def test_ctrl_c_ends_in_order(toy_run: Any) -> None:
@@ -126,6 +129,7 @@ def test_a_killed_agent_leaves_nothing_and_is_named(toy_run: Any, victim: str) -
     os.kill(guard if victim == "guard" else agent, signal.SIGKILL)
     assert run.wait() == 3
     run.none_left()
+    assert undocumented(run.events) == []
     assert run.summary["first_failure"]["kind"] == "host"
     assert "local" in run.summary["first_failure"]["message"]
 

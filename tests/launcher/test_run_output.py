@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_table import wait_until
+from process_table import peak_bytes, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -44,13 +44,6 @@ FLOOD_BYTES = 150 * 1024 * 1024
 LAUNCHER_BOUND_BYTES = 130 * 1024 * 1024
 """Some 45 MB of interpreter and libraries, and 32 MiB that wait for a pipe's reader, before and after a join."""
 AGENT_BOUND_BYTES = 40 * 1024 * 1024
-
-
-def peak_bytes(pid: int) -> int:
-    """The most memory that the process has had resident."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def log_sizes(run: Any) -> list[int]:

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -18,16 +17,9 @@ from distrain.launcher.sinks.files import LogFiles
 from distrain.launcher.sinks.lines import LONGEST_LINE_BYTES, Lines
 from distrain.launcher.sinks.records import Records
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 T = 1_790_000_000.0
-
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import io
 import itertools
 import os
 import re
-import time
 
 import pytest
 from rich.console import Console
@@ -17,17 +16,10 @@ from distrain.launcher.sinks.terminal import Terminal
 from distrain.launcher.sinks.view import View
 from distrain.launcher.sinks.words import Narrator, duration, failure_sentence, number, size
 
+pytestmark = pytest.mark.usefixtures("utc")
+
 T = 1_790_000_000.0
 RUN = "mnist-20260921-141320-abcd"
-
-
-@pytest.fixture(autouse=True)
-def _utc(monkeypatch):
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
 
 
 def opening(tasks: int = 2) -> list[Event]:
@@ -233,6 +225,7 @@ def test_a_run_without_an_end_shows_what_it_had():
     [
         ((number(0.0), number(0.12345), number(1e-5), number(12345.6)), ("0.0000", "0.1235", "1e-05", "1.235e+04")),
         ((number(float("nan")), number(-float("inf"))), ("nan", "-inf")),
+        ((number(None), number("[0.1 0.2]")), ("nan", "[0.1 0.2]")),
         ((size(0), size(999), size(1000), size(850_000_000)), ("0 bytes", "999 bytes", "1 KiB", "811 MiB")),
         ((size(8e9), size(2e12), size(2e14)), ("7.5 GiB", "1.8 TiB", "181.9 TiB")),
         ((duration(0.4), duration(59.6), duration(3723)), ("0:00", "1:00", "1:02:03")),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distrain.launcher.events import Event
-from distrain.launcher.supervise import (
+from distrain.launcher.state import (
     Abandon,
     Action,
     End,
@@ -18,9 +18,8 @@ from distrain.launcher.supervise import (
     Stop,
     TaskState,
     Tell,
-    begin,
-    decide,
 )
+from distrain.launcher.supervise import begin, decide
 
 POLICY = Policy(failure_grace_s=3, stop_grace_s=8, finish_grace_s=10, settle_s=0.4, overdue_s=30, start_timeout_s=900)
 

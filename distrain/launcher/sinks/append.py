@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+FLUSH_EVERY_S = 0.2
+
 _FLUSH_BYTES = 128 * 1024
 _KEEP_BYTES = 256 * 1024
 """How much is kept for a file that cannot be written just now: a disk may have room again in a moment."""
@@ -32,6 +34,7 @@ class AppendFile:
         self._gap_bytes = 0
         self._failing = False
         self._lost_bytes = 0
+        self._ticked_at = 0.0
 
     @property
     def lost_bytes(self) -> int:
@@ -46,6 +49,12 @@ class AppendFile:
         self._held.append(data)
         self._held_bytes += len(data)
         if self._held_bytes >= _FLUSH_BYTES and not self._failing:
+            self.flush()
+
+    def tick(self, time: float) -> None:
+        """It is `time` now: flush, unless a tick did so in the last FLUSH_EVERY_S. The clock may have been set back."""
+        if not 0 <= time - self._ticked_at < FLUSH_EVERY_S:
+            self._ticked_at = time
             self.flush()
 
     def flush(self) -> None:

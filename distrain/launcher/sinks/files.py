@@ -9,8 +9,6 @@ from distrain.launcher.rundir import RunDir
 from distrain.launcher.sinks.append import AppendFile, Warn
 from distrain.launcher.sinks.lines import Lines, prefixed
 
-FLUSH_EVERY_S = 0.2
-
 
 class LogFiles:
     """Writes `logs/<role>-<index>.log` and `logs/merged.log`.
@@ -26,7 +24,6 @@ class LogFiles:
         self._logs: dict[str, AppendFile] = {}
         self._merged = AppendFile(rundir.merged_log, self._warn_once, _gap)
         self._lines = Lines()
-        self._flushed_at = 0.0
         self._told_lost = False
 
     def output(self, time: float, task: str, data: bytes) -> None:
@@ -51,23 +48,24 @@ class LogFiles:
                 self._finish(event.time)
 
     def tick(self, time: float) -> None:
-        if not 0 <= time - self._flushed_at < FLUSH_EVERY_S:
-            self._flushed_at = time
-            for log in self._logs.values():
-                log.flush()
-            self._merged.flush()
+        for file in self._files:
+            file.tick(time)
 
     def close(self) -> bool:
         self._finish(clock.time())
-        whole = [log.close() for log in (*self._logs.values(), self._merged)]
+        whole = [file.close() for file in self._files]
         return all(whole)
+
+    @property
+    def _files(self) -> tuple[AppendFile, ...]:
+        return (*self._logs.values(), self._merged)
 
     def _finish(self, time: float) -> None:
         for task, rest in self._lines.finish_all().items():
             self._merge(time, task, rest)
-        for log in (*self._logs.values(), self._merged):
-            log.flush()
-        lost = sum(log.lost_bytes for log in (*self._logs.values(), self._merged))
+        for file in self._files:
+            file.flush()
+        lost = sum(file.lost_bytes for file in self._files)
         if lost and not self._told_lost:
             self._told_lost = True
             self._warn(f"{lost:,} bytes of output are missing in {self._rundir.logs}: the disk did not take them")

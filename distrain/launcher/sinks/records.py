@@ -6,7 +6,6 @@ from distrain.launcher.events import Event
 from distrain.launcher.rundir import RunDir, json_text
 from distrain.launcher.sinks.append import AppendFile, Warn
 
-FLUSH_EVERY_S = 0.2
 _METRICS_KEYS = ("epoch", "step", "split", "metrics", "examples_per_s")
 
 
@@ -17,7 +16,6 @@ class Records:
         # A gap leaves no mark: whole lines are missing, and every line that stands is valid.
         self._events = AppendFile(rundir.events_file, warn, _no_mark)
         self._metrics = AppendFile(rundir.metrics_file, warn, _no_mark)
-        self._flushed_at = 0.0
 
     def output(self, time: float, task: str, data: bytes) -> None:
         """Output is for the logs."""
@@ -29,10 +27,8 @@ class Records:
             self._metrics.write(_line(line | {key: event.data.get(key) for key in _METRICS_KEYS}))
 
     def tick(self, time: float) -> None:
-        if not 0 <= time - self._flushed_at < FLUSH_EVERY_S:
-            self._flushed_at = time
-            self._events.flush()
-            self._metrics.flush()
+        self._events.tick(time)
+        self._metrics.tick(time)
 
     def close(self) -> bool:
         whole = [self._events.close(), self._metrics.close()]

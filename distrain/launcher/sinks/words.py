@@ -168,7 +168,7 @@ def _failure_account(first: Mapping[str, Any], view: View) -> list[str]:
     return lines
 
 
-def _metrics_table(splits: Mapping[str, Mapping[str, float]]) -> list[str]:
+def _metrics_table(splits: Mapping[str, Mapping[str, Any]]) -> list[str]:
     rows = {split: splits[split] for split in ("train", "validation") if splits.get(split)}
     names = list(dict.fromkeys(name for row in rows.values() for name in row))
     if not names:
@@ -199,13 +199,15 @@ def _training(data: Mapping[str, Any]) -> str:
     )
 
 
-def metrics(values: Mapping[str, float]) -> str:
+def metrics(values: Mapping[str, Any]) -> str:
     return " · ".join(f"{name} {number(value)}" for name, value in values.items())
 
 
-def number(value: float) -> str:
-    """Four digits that matter, in as few characters as they need."""
-    if not math.isfinite(value):
+def number(value: Any) -> str:
+    """Four digits that matter, in as few characters as they need. None is a number that is none; text stays text."""
+    if value is None:
+        return "nan"
+    if not isinstance(value, int | float) or not math.isfinite(value):
         return str(value)
     magnitude = abs(value)
     return f"{value:.4f}" if magnitude == 0 or 1e-3 <= magnitude < 1000 else f"{value:.4g}"

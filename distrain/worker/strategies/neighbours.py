@@ -11,6 +11,7 @@ Additions are made in the order of the tasks' indices, so a sum has the same bit
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 import socket
@@ -111,8 +112,8 @@ class Neighbours:
                 raise PeerGone(f"worker:{index} is gone")
 
     def _address(self, index: int) -> str:
-        """A name without a file, known only within the host."""
-        return f"\0distrain/{self._name}/{index}"
+        """A name without a file, known only within the host, and short whatever the run is called."""
+        return f"\0distrain/{hashlib.sha256(self._name.encode()).hexdigest()}/{index}"
 
     def _share_file(self, size: int) -> int:
         """A descriptor of the memory that all share, `size` bytes, which the first task makes."""

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distrain.job import keras_names
-from distrain.job.kinds import Findings, Kind, ListOf, Section, shown
-from distrain.job.named import FamilyName, KnownOrFunction, NamedKind, free_value
+from distrain.job.file import keras_names
+from distrain.job.file.kinds import Findings, Kind, ListOf, Section, shown
+from distrain.job.file.named import FamilyName, KnownOrFunction, NamedKind, free_value
+from distrain.job.file.tree import Node, Scalar, Table
+from distrain.job.file.values import Boolean, Choice, Environment, Integer, Ports, RunName, Text, Validation
 from distrain.job.spec import (
     DATASETS,
     MODELS,
@@ -24,8 +26,6 @@ from distrain.job.spec import (
     StrategySpec,
     TrainingSpec,
 )
-from distrain.job.values import Boolean, Choice, Environment, Integer, Ports, RunName, Text, Validation
-from distrain.job.yaml_source import Node, Scalar, Table
 
 _UNSHARDED = (
     "keras.distribution trains unsharded on the TensorFlow backend, without a word; "

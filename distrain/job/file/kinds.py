@@ -13,8 +13,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Final, Protocol
 
 from distrain.errors import Complaint
-from distrain.job.source import Place
-from distrain.job.yaml_source import Entry, Items, Node, Scalar, Table
+from distrain.job.file.source import Place
+from distrain.job.file.tree import Entry, Items, Node, Scalar, Table
 
 UNUSABLE: Final = object()
 """What `read` returns in place of a value when it has complained."""

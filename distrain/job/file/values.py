@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distrain.job.kinds import UNUSABLE, Findings, listed, quoted, shown, suggestion
-from distrain.job.yaml_source import Items, Node, Scalar, Table
+from distrain.job.file.kinds import UNUSABLE, Findings, listed, quoted, shown, suggestion
+from distrain.job.file.tree import Items, Node, Scalar, Table
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST = 2**31 - 1

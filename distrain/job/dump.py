@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
+from distrain.job.file.tree import resolve
 from distrain.job.masking import masked
 from distrain.job.spec import JobSpec
-from distrain.job.yaml_source import resolve
 
 
 class _Dumper(yaml.SafeDumper):

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from distrain.errors import Complaint
-from distrain.job.source import Place, refuse
+from distrain.job.file.source import Place, refuse
 
 MAX_DEPTH = 32
 MAX_VALUES = 20_000

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distrain.job import keras_names
-from distrain.job.kinds import UNUSABLE, Findings, listed, quoted, shown, suggestion
-from distrain.job.source import Place
+from distrain.job.file import keras_names
+from distrain.job.file.kinds import UNUSABLE, Findings, listed, quoted, shown, suggestion
+from distrain.job.file.source import Place
+from distrain.job.file.tree import Entry, Items, Node, Scalar, Table
 from distrain.job.spec import Named
-from distrain.job.yaml_source import Entry, Items, Node, Scalar, Table
 
 _SCHEDULE_KEY = "learning_rate"
 
