@@ -35,6 +35,38 @@ class Event:
 
 _OWN = frozenset({"time", "kind", "task", "host", "attempt"})
 
+_NUMBER = (int, float)
+_OPTIONAL_NUMBER = (int, float, type(None))
+_Fields = Mapping[str, type | tuple[type, ...]]
+_OF_TASKS: Mapping[str, _Fields] = {
+    "phase": {"phase": str},
+    "ready": {"versions": dict},
+    "started": {"epochs": int, "steps_per_epoch": int, "first_step": int, "batch_size": int},
+    "progress": {"epoch": int, "step": int, "examples_per_s": _OPTIONAL_NUMBER},
+    "metrics": {"epoch": int, "step": int, "split": str, "metrics": dict},
+    "checkpoint": {"path": str, "step": int, "seconds": _NUMBER},
+    "model": {"path": str},
+    "download": {"name": str, "done_bytes": int, "total_bytes": (int, type(None))},
+    "note": {"level": str, "message": str},
+    "failure": {"message": str},
+    "done": {},
+}
+"""What a task may say of itself, with the fields that the launcher relies on."""
+_CHIEFS_DONE: _Fields = {"epochs": int, "steps": int, "examples_per_s": _OPTIONAL_NUMBER, "metrics": dict}
+
+
+def flaw(kind: str, data: Mapping[str, Any]) -> str | None:
+    """What is wrong with an event from a task, None if nothing. User code may write there too."""
+    fields = _OF_TASKS.get(kind)
+    if fields is None:
+        return f"an event of the unknown kind {kind!r}"
+    if kind == "done" and data:
+        fields = _CHIEFS_DONE
+    for name, types in fields.items():
+        if not isinstance(data.get(name), types):
+            return f"a `{kind}` event whose `{name}` is {data.get(name)!r}"
+    return None
+
 
 class Sink(Protocol):
     """Somewhere that events and output go. Called from the launcher's loop, so no call may wait for a reader."""

@@ -24,7 +24,7 @@ from distrain.job.masking import masked_arguments
 from distrain.job.plan import make_plan
 from distrain.job.spec import JobSpec
 from distrain.launcher.bundle import Bundle
-from distrain.launcher.events import Event, Sink
+from distrain.launcher.events import Event, Sink, flaw
 from distrain.launcher.link import AgentLink
 from distrain.launcher.rundir import RunDir
 from distrain.launcher.state import Abandon, Action, End, StartTasks, Stop, TaskState, Tell
@@ -149,6 +149,9 @@ class Loop:
                 self._tails[task] = (self._tails.get(task, b"") + data)[-TAIL_BYTES:]
                 for sink in self._sinks:
                     sink.output(now, task, data)
+            case wire.TaskEvent(task, _, _, kind, details) if said := flaw(kind, details):
+                warning = {"level": "warning", "message": f"{said} was dropped"}
+                self._happened(Event(now, "note", attempt, task, host, warning))
             case wire.TaskEvent(task, _, _, kind, details):
                 tail = {"log_tail": self._tail(task)} if kind == "failure" else {}
                 self._happened(Event(now, kind, attempt, task, host, details), only_decide=tail)

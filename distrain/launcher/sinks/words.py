@@ -58,7 +58,8 @@ class Narrator:
             case "note" | "agent_note":
                 speaker = event.task or event.host
                 said = f"{speaker}: {data['message']}" if speaker else str(data["message"])
-                return (f"warning: {said}" if data.get("level") == "warning" else said,)
+                level = data.get("level")
+                return (f"{level}: {said}" if level in ("warning", "error") else said,)
             case "task_failed":
                 return (failure_sentence(data),)
             case "stopping":
