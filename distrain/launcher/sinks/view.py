@@ -90,10 +90,11 @@ class View:
             case "started":
                 return replace(self, epochs=data["epochs"], steps_per_epoch=data["steps_per_epoch"])
             case "metrics":
-                which = "validation" if data["split"] == "validation" else "train"
                 # One step's loss jumps about; what is shown is the epoch's so far.
                 shown = {name: value for name, value in data["metrics"].items() if name != "step_loss"}
-                return replace(self, **{which: shown})
+                if data["split"] == "validation":
+                    return replace(self, validation=shown)
+                return replace(self, train=shown)
             case "progress":
                 return self._progress(event)
             case "model":
