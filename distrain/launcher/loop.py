@@ -12,7 +12,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -55,7 +56,7 @@ class Loop:
     ) -> None:
         self._job = job
         self._rundir = rundir
-        self._sinks = sinks
+        self._sinks = list(sinks)
         self._bundle = bundle
         self._python = python
         self._import_paths = import_paths
@@ -101,16 +102,20 @@ class Loop:
             self._wait(TICK_S)
             for host in list(self._links):
                 self._hear(host)
-            now = time.time()
-            if now - last_tick >= TICK_S:
-                last_tick = now
-                self._decide(Event(now, "tick", self.state.attempt))
-                for sink in self._sinks:
-                    sink.tick(now)
+            if time.time() - last_tick >= TICK_S:
+                last_tick = time.time()
+                self._tick(last_tick)
         summary = self._tally.summary(self.state, run=self._rundir.name, name=self._job.name, ended=time.time())
-        self._rundir.write_summary(summary)
+        try:
+            self._rundir.write_summary(summary)
+        except DistrainError as error:  # the end is told all the same
+            self._tell("note", data={"level": "error", "message": str(error)})
         self._tell("run_ended", data=summary)
         return summary
+
+    def _tick(self, now: float) -> None:
+        self._decide(Event(now, "tick", self.state.attempt))
+        self._each_sink(lambda sink: sink.tick(now))
 
     def _wait(self, timeout_s: float) -> None:
         wanted = {fd: mask for link in self._links.values() for fd, mask in link.interest().items()}
@@ -147,8 +152,7 @@ class Loop:
         match message:
             case wire.TaskOutput(task, _, data):
                 self._tails[task] = (self._tails.get(task, b"") + data)[-TAIL_BYTES:]
-                for sink in self._sinks:
-                    sink.output(now, task, data)
+                self._each_sink(lambda sink: sink.output(now, task, data))
             case wire.TaskEvent(task, _, _, kind, details) if said := flaw(kind, details):
                 warning = {"level": "warning", "message": f"{said} was dropped"}
                 self._happened(Event(now, "note", attempt, task, host, warning))
@@ -242,8 +246,16 @@ class Loop:
 
     def _show(self, event: Event) -> None:
         self._tally.event(event)
-        for sink in self._sinks:
-            sink.event(event)
+        self._each_sink(lambda sink: sink.event(event))
+
+    def _each_sink(self, call: Callable[[Sink], None]) -> None:
+        """A defect in one sink must not end the run, nor keep what happens from the others."""
+        for sink in list(self._sinks):
+            try:
+                call(sink)
+            except Exception:  # noqa: BLE001 - whatever it is, it is shown, and that sink is left out from now on
+                self._sinks.remove(sink)
+                traceback.print_exc()
 
     def _carry_out(self, actions: tuple[Action, ...]) -> None:
         for action in actions:

@@ -20,6 +20,7 @@ class Tally:
     attempts: int = 0
     epochs: int = 0
     steps: int = 0
+    steps_per_epoch: int = 0
     examples_per_s: float | None = None
     to_ready_s: float | None = None
     to_first_step_s: float | None = None
@@ -33,16 +34,19 @@ class Tally:
         match event.kind:
             case "attempt_started":
                 self.attempts = event.attempt
+            case "started":
+                self.steps_per_epoch = data["steps_per_epoch"]
             case "ready":
                 self.to_ready_s = event.time - self.began
                 self.versions.update(data.get("versions", {}))
             case "progress":
-                if self.to_first_step_s is None and data.get("step", 0) > 0:
+                if self.to_first_step_s is None and data["step"] > 0:
                     self.to_first_step_s = event.time - self.began
-                self.steps = max(self.steps, data.get("step", 0))
-                self.epochs = max(self.epochs, data.get("epoch", 1) - 1)
+                self.steps = max(self.steps, data["step"])
+                if self.steps_per_epoch:
+                    self.epochs = self.steps // self.steps_per_epoch
             case "metrics":
-                self.metrics[data["split"]] = data["metrics"]
+                self.metrics[data["split"]] = {k: value for k, value in data["metrics"].items() if k != "step_loss"}
                 self.examples_per_s = data.get("examples_per_s") or self.examples_per_s
             case "done" if "metrics" in data:
                 self.epochs, self.steps = data["epochs"], data["steps"]

@@ -81,3 +81,16 @@ def test_a_stopped_launcher_holds_up_no_task(toy_run: Any, tmp_path: Path) -> No
     os.kill(run.launcher.pid, signal.SIGCONT)
     assert run.wait(60) == 0
     check_logs(run)
+
+
+def test_user_code_that_writes_odd_events_ends_nothing(toy_run: Any) -> None:
+    run = toy_run(TOY="ready,say_odd_things,train,done")
+    assert run.wait() == 0
+    assert run.summary["state"] == "succeeded"
+    notes = [event["message"] for event in run.events if event["kind"] == "note" and event["task"] == "worker:0"]
+    assert notes == [
+        "a `progress` event whose `epoch` is None was dropped",
+        "an event of the unknown kind 'signal' was dropped",
+        "an event of the unknown kind 'task_cleared' was dropped",
+    ]
+    assert "Traceback" not in run.text

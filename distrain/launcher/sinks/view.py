@@ -119,7 +119,8 @@ class View:
             case "phase":
                 return self._task(event, state=str(data["phase"]))
             case "ready":
-                return self._task(event, state="ready", ready=True)
+                serves = data.get("replicas") == 0
+                return self._task(event, state="serving" if serves else "ready", ready=True)
             case "usage":
                 return self._task(event, memory_bytes=data["memory_bytes"])
             case "done":

@@ -26,6 +26,7 @@ class Narrator:
         self._told_at = 0.0
         self._told_epoch = (0, 0)
         self._told_ready = 0
+        self._chief: str | None = None
 
     def tell(self, event: Event, view: View) -> tuple[str, ...]:
         """The lines that `event` is worth; `view` is the run after it."""
@@ -43,6 +44,7 @@ class Narrator:
             case "ready":
                 return self._ready(event, view)
             case "started":
+                self._chief = event.task
                 self._told_at = event.time
                 return (_training(data),)
             case "progress":
@@ -79,6 +81,8 @@ class Narrator:
         return (" · ".join(parts),)
 
     def _progress(self, event: Event, view: View) -> tuple[str, ...]:
+        if self._chief not in (None, event.task):
+            return ()  # the figures of the line are the chief's, whose progress may be behind this task's
         step, epoch = event.data["step"], event.data["epoch"]
         ends_epoch = view.steps_per_epoch is not None and step == epoch * view.steps_per_epoch
         if ends_epoch and self._told_epoch < (event.attempt, epoch):
@@ -116,12 +120,14 @@ def progress_line(view: View, now: float) -> str:
 
 def failure_sentence(failure: Mapping[str, Any]) -> str:
     """What went wrong first; `failure` as in `summary.json`."""
-    who = failure.get("task") or failure.get("host")
+    who = str(failure.get("task") or failure.get("host"))
     where = f" on {failure['host']}" if failure.get("task") and failure.get("host") not in (None, "local") else ""
     message = str(failure.get("message") or "failed without a word")
     # Messages are sentences of their own or what follows the name: a colon fits both.
     place = f" ({failure['where']})" if failure.get("where") else ""
-    return f"{who}{where}: {message}{place}"
+    # What went wrong with a host is said by whoever knows it, host and all.
+    subject = "" if message.startswith(f"{who}: ") else f"{who}{where}: "
+    return f"{subject}{message}{place}"
 
 
 def ending(view: View, place: str) -> tuple[str, ...]:
@@ -192,11 +198,11 @@ def _opening(view: View) -> str:
 
 
 def _training(data: Mapping[str, Any]) -> str:
-    validation = data.get("validation_examples")
-    beside = f" · {validation:,} to validate on" if validation else ""
+    counts = {"train on": data.get("train_examples"), "validate on": data.get("validation_examples")}
+    known = "".join(f" · {count:,} to {use}" for use, count in counts.items() if count)  # a stream may not know
     return (
         f"training: {data['epochs']} epoch{'s' * (data['epochs'] != 1)} of {data['steps_per_epoch']:,} steps"
-        f" · {data['batch_size']:,} examples a step · {data['train_examples']:,} to train on{beside}"
+        f" · {data['batch_size']:,} examples a step{known}"
     )
 
 

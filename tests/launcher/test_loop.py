@@ -1,0 +1,46 @@
+"""The loop's care for its sinks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distrain.job.spec import JobSpec
+from distrain.launcher.bundle import open_bundle
+from distrain.launcher.events import Event
+from distrain.launcher.loop import Loop
+from distrain.launcher.rundir import RunDir
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.kinds: list[str] = []
+
+    def event(self, event: Event) -> None:
+        self.kinds.append(event.kind)
+
+    def output(self, time: float, task: str, data: bytes) -> None: ...
+
+    def tick(self, time: float) -> None: ...
+
+    def close(self) -> bool:
+        return True
+
+
+class Broken(Ledger):
+    def event(self, event: Event) -> None:
+        super().event(event)
+        raise KeyError("a defect")
+
+
+def test_a_defect_in_one_sink_is_shown_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken, ledger = Broken(), Ledger()
+    arguments: dict[str, Any] = {"python": "python3", "import_paths": (), "began": 0.0}
+    rundir = RunDir.create(tmp_path, "job", now=0.0)
+    loop = Loop(JobSpec("job"), rundir, (broken, ledger), open_bundle(), None, **arguments)
+    loop._tell("note", data={"message": "one"})
+    loop._tell("note", data={"message": "two"})
+    assert (broken.kinds, ledger.kinds) == (["note"], ["note", "note"])
+    assert "KeyError: 'a defect'" in capsys.readouterr().err
