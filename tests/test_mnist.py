@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,9 @@ def test_training_that_is_stopped_leaves_no_process(tmp_path: Path, how: str) ->
         match how:
             case "Ctrl-C":
                 os.kill(launcher.pid, signal.SIGINT)
+                asked = time.monotonic()
                 assert launcher.wait(20) == 130
+                assert time.monotonic() - asked < 4, "the tasks did not end by SIGTERM"
             case "Ctrl-C twice":
                 os.kill(launcher.pid, signal.SIGINT)
                 os.kill(launcher.pid, signal.SIGINT)

@@ -90,7 +90,8 @@ class Narrator:
         elif self._progress_every_s is None or not event.time - self._told_at >= self._progress_every_s:
             return ()
         self._told_at = event.time
-        return (progress_line(view, event.time),)
+        # Without lines in between, a live view shows the time that is left.
+        return (progress_line(view, event.time if self._progress_every_s is not None else None),)
 
     def _download(self, event: Event) -> tuple[str, ...]:
         done, total = event.data["done_bytes"], event.data.get("total_bytes")
@@ -105,14 +106,15 @@ class Narrator:
 _LIBRARIES = {"tensorflow": "TensorFlow", "keras": "Keras"}
 
 
-def progress_line(view: View, now: float) -> str:
+def progress_line(view: View, now: float | None) -> str:
+    """How far the run is; `now` None: without the time that is left."""
     parts = [f"epoch {view.epoch}/{view.epochs}" if view.epochs else f"epoch {view.epoch}"]
     parts.append(f"step {view.step:,}/{view.steps:,}" if view.steps else f"step {view.step:,}")
     if view.train:
         parts.append(metrics(view.train))
     if view.examples_per_s is not None:
         parts.append(f"{view.examples_per_s:,.0f} examples/s")
-    left_s = view.left_s(now)
+    left_s = None if now is None else view.left_s(now)
     if left_s is not None and view.step < (view.steps or 0):
         parts.append(f"{duration(left_s)} left")
     return " · ".join(parts)

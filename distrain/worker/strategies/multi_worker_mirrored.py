@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
@@ -24,6 +26,8 @@ def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
     if assignment.one_host and assignment.workers > 1 and not tf.config.list_physical_devices("GPU"):
         neighbours = Neighbours(f"{assignment.run}/{assignment.attempt}", assignment.index, assignment.workers)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    # TensorFlow has caught SIGTERM by now, for a notice of preemption that nobody reads: stopping would take a KILL.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     share = Share(first=assignment.index * count, count=count, replicas=assignment.workers * count)
     assert strategy.num_replicas_in_sync == share.replicas, (strategy.num_replicas_in_sync, share)
     if neighbours is None:
