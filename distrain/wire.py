@@ -1,10 +1,23 @@
 """The messages between launcher, agent and worker: their values, and how they become bytes.
 
-Two streams, both owned here:
+Three streams, all owned here:
 
 - launcher <-> agent: frames. A frame is a header of two big-endian unsigned 32-bit lengths, then that many
   bytes of JSON (an object whose "type" names the message) and that many bytes of payload (raw, may be empty).
 - worker -> agent: one JSON object a line, with at least "kind", on the file descriptor that DISTRAIN_EVENTS_FD names.
+- agent <-> preload, the process that imports TensorFlow once and forks a task per request: packets, on the
+  SOCK_SEQPACKET socket whose descriptor DISTRAIN_PRELOAD_FD names.
+
+      preload -> agent   {"preloaded": true, "seconds": 4.2, "versions": {...}}     once, when the import is done
+                         {"preload_error": "ImportError: ..."}                      instead, and it exits with 1
+      agent -> preload   FORK, with the descriptors [request, stdin, output, events] (SCM_RIGHTS); `request` is a file
+                         that holds {"task": "...", "env": {...}, "cwd": "...", "argv": [...]} and may be longer than
+                         a packet; `env` is what the task's environment has beyond preload's
+      preload -> agent   {"task": "...", "pid": 1234}   or   {"task": "...", "error": "a sentence"}
+
+  Each packet of preload's is one JSON object. It forks twice, and the process between has been reaped before the
+  answer is sent: the task is then a child of the agent, its nearest subreaper, leads a session of its own and dies
+  with the agent. No request is sent before the import is done. The end of the socket ends the process.
 
 A task is named `role:index` on the wire, times are Unix seconds on the sender's clock. Standard library only:
 this module travels to hosts that have nothing else.
@@ -25,6 +38,11 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 """No honest frame is larger. A larger header means that something else wrote into the stream."""
 
 EVENTS_FD_VARIABLE = "DISTRAIN_EVENTS_FD"
+EVENTS_FD = 3
+"""The descriptor that a task has its event stream on."""
+
+PRELOAD_FD_VARIABLE = "DISTRAIN_PRELOAD_FD"
+FORK = b"fork"
 
 _HEADER = struct.Struct(">II")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make distrain/worker/data/digits.npz from scikit-learn's copy of the UCI handwritten digits.
+"""Make distrain/worker/datasets/data/digits.npz from scikit-learn's copy of the UCI handwritten digits.
 
 Needs scikit-learn, which distrain itself does not: python -m pip install scikit-learn. Every run writes the same bytes
 (given the same zlib): the examples are shuffled once with a fixed seed, then 36 of each digit are set apart.
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-TARGET = Path(__file__).resolve().parent.parent / "distrain" / "worker" / "data" / "digits.npz"
+TARGET = Path(__file__).resolve().parent.parent / "distrain" / "worker" / "datasets" / "data" / "digits.npz"
 SEED = 1797
 TEST_EXAMPLES_PER_CLASS = 36
 

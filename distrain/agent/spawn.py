@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from distrain.agent import processes
+from distrain.wire import EVENTS_FD
 
-EVENTS_FD = 3
 _REPORT_FD = 4
 _ABOVE_OURS = 16
 _LARGEST_FD = 1 << 20

@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterable, Mapping
 from distrain.agent import processes, spawn
 from distrain.agent.processes import Process
 from distrain.agent.streams import EventLines, Pipe
-from distrain.wire import EVENTS_FD_VARIABLE, Message, StartTask, TaskCleared, TaskExited, TaskOutput, TaskStarted
+from distrain.wire import (
+    EVENTS_FD,
+    EVENTS_FD_VARIABLE,
+    Message,
+    StartTask,
+    TaskCleared,
+    TaskExited,
+    TaskOutput,
+    TaskStarted,
+)
 
 STRAY_GRACE_S = 2.0
 """How long what a task leaves running has between TERM and KILL."""
@@ -67,7 +76,7 @@ class Task:
     @property
     def own_environment(self) -> Mapping[str, str]:
         """What the task's environment has beyond the agent's."""
-        return {**self.request.env, EVENTS_FD_VARIABLE: str(spawn.EVENTS_FD), _MARK_VARIABLE: self._mark}
+        return {**self.request.env, EVENTS_FD_VARIABLE: str(EVENTS_FD), _MARK_VARIABLE: self._mark}
 
     def print(self, data: bytes) -> None:
         """Pass on bytes as printed by the task."""

@@ -1,20 +1,8 @@
 """The agent's end of the preload process, which imports TensorFlow once and forks a task per request.
 
 The process is `[python, "-m", "distrain.worker.preload"]`, started with distrain's code as its working directory and
-first on PYTHONPATH, and with DISTRAIN_PRELOAD_FD naming a SOCK_SEQPACKET socket:
-
-    preload -> agent   {"preloaded": true, "seconds": 4.2, "versions": {...}}     once, when the import is done
-                       {"preload_error": "ImportError: ..."}                      instead, and it exits with 1
-    agent -> preload   the packet b"fork" with the descriptors [request, stdin, output, events] (SCM_RIGHTS);
-                       `request` is a file that holds {"task": "...", "env": {...}, "cwd": "...", "argv": [...]},
-                       which may be longer than a packet; "task" comes back in the answer as it is
-    preload -> agent   {"task": "...", "pid": 1234}   or   {"task": "...", "error": "a sentence"}
-
-Each packet from the preload process is one JSON object. It forks twice, and the process between has been reaped
-before the answer is sent: the task is then a child of the agent, its nearest subreaper, leads a session of its own and
-dies with the agent. The end of the socket ends the preload process.
-
-No request is sent before the import is done: until then a request can simply be withdrawn.
+first on PYTHONPATH. What is said to it and answered is described in `wire`. Until its import is done requests wait
+here, and can simply be withdrawn.
 """
 
 from __future__ import annotations
@@ -29,10 +17,8 @@ from typing import Any
 
 from distrain.agent import spawn
 from distrain.agent.streams import Pipe
-from distrain.wire import EVENTS_FD_VARIABLE, Preload
+from distrain.wire import EVENTS_FD, FORK, PRELOAD_FD_VARIABLE, Preload
 
-PRELOAD_FD_VARIABLE = "DISTRAIN_PRELOAD_FD"
-_FORK = b"fork"
 _MAX_ANSWER_BYTES = 1 << 20
 _TRANSCRIPT_BYTES = 256 * 1024
 
@@ -95,7 +81,7 @@ class Preloaded:
         try:
             self.pid, self.report_fd = spawn.start(
                 self._argv,
-                {**self.environment, PRELOAD_FD_VARIABLE: str(spawn.EVENTS_FD)},
+                {**self.environment, PRELOAD_FD_VARIABLE: str(EVENTS_FD)},
                 self.tree,
                 stdin=stdin,
                 output=self.pipe.write_fd,
@@ -201,11 +187,11 @@ class Preloaded:
 
     def _send_waiting(self) -> None:
         for key, request in list(self._waiting.items()):
-            env = {**request.env, EVENTS_FD_VARIABLE: str(spawn.EVENTS_FD)}
-            text = json.dumps({"task": key, "env": env, "cwd": request.cwd, "argv": request.argv}).encode()
+            asked = {"task": key, "env": dict(request.env), "cwd": request.cwd, "argv": request.argv}
+            text = json.dumps(asked).encode()
             fd = spawn.file_of(text)
             try:
-                socket.send_fds(self.socket, [_FORK], [fd, request.stdin, request.output, request.events])
+                socket.send_fds(self.socket, [FORK], [fd, request.stdin, request.output, request.events])
             except BlockingIOError:  # it has enough to do: the next answer brings us back here
                 return
             except OSError:  # it is gone: its end will be noticed, and tells of this request too

@@ -7,6 +7,7 @@ read from the events alone, so that a scripted history replays exactly.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
@@ -40,6 +41,8 @@ CONSEQUENCES = (
     "PeerGone",
 )
 """What TensorFlow, and our own exchange, say in a task whose peer is gone."""
+_SILENT = re.compile(r"PeerGone: (\w+:\d+) does not answer")
+"""What a task says of a peer that is there and does nothing."""
 
 
 def begin(tasks: Iterable[TaskState], chief: str, *, time: float, policy: Policy | None = None) -> State:
@@ -138,7 +141,13 @@ def _failure(state: State, event: Event) -> Decision:
     if state.phase is Phase.STOPPING and not state.failures:
         return state, ()
     state = _changed(state, event, failure={**event.data, "time": event.time}, doing="failing")
-    return _fail(state, _failure_of(state, event, exit_code=None, signal_name=None))
+    failure = _failure_of(state, event, exit_code=None, signal_name=None)
+    silent = _SILENT.search(failure.message)
+    if silent is not None and silent[1] in state.tasks:
+        other = state.tasks[silent[1]]
+        message = f"stopped answering, says {failure.task}"
+        return _fail(state, Failure(event.time, other.name, other.host, state.attempt, "unresponsive", message))
+    return _fail(state, failure)
 
 
 def _task_exited(state: State, event: Event) -> Decision:

@@ -45,7 +45,7 @@ class _Update:
             optimizer.update_step(gradient, variable, learning_rate)
             return
         dtype = variable.dtype
-        step = tf.cast(optimizer.iterations.value + 1, dtype)
+        step = tf.cast(optimizer.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=first.handle,

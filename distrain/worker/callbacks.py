@@ -12,8 +12,7 @@ from typing import Any
 
 import keras
 
-from distrain.worker.names import check_arguments
-from distrain.worker.recipe import find_class, of_user
+from distrain.worker.recipe import make
 from distrain.worker.refusal import Refusal
 
 _WRITERS = (
@@ -46,17 +45,9 @@ def wants_every_step(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
 
 
 def _make(name: str, args: Mapping[str, Any]) -> keras.callbacks.Callback:
-    if ":" in name:
-        callback = of_user(name, args)
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise Refusal(f"callback {name} gives a {type(callback).__name__}: it must give a keras.callbacks.Callback")
-    else:
-        found = find_class(keras.callbacks, keras.callbacks.Callback, "callback", name)
-        check_arguments(found, f"callback {found.__name__}", args)
-        try:
-            callback = found(**args)
-        except (TypeError, ValueError) as error:
-            raise Refusal(f"callback {found.__name__} refuses its arguments: {error}") from error
+    callback = make(keras.callbacks, keras.callbacks.Callback, "callback", name, args)
+    if not isinstance(callback, keras.callbacks.Callback):
+        raise Refusal(f"callback {name} gives a {type(callback).__name__}: it must give a keras.callbacks.Callback")
     if isinstance(callback, keras.callbacks.BackupAndRestore):
         raise Refusal(
             "callback BackupAndRestore overwrites its only copy and knows no chief: "

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distrain.worker.examples import Dataset, describe
+from distrain.worker.datasets.examples import Dataset, describe
 from distrain.worker.names import check_arguments, parameters, resolve
 from distrain.worker.refusal import Refusal
 

@@ -1,15 +1,9 @@
 """A process that has imported TensorFlow and Keras once and forks tasks: `python -m distrain.worker.preload`.
 
-Speaks with the agent, its parent, over the SOCK_SEQPACKET socket whose descriptor is in DISTRAIN_PRELOAD_FD:
+What the agent, its parent, says to it and hears from it is described in `wire`.
 
-    preload -> agent   {"preloaded": true, "seconds": s, "versions": {…}}   or {"preload_error": "…"}, then exit 1
-    agent -> preload   b"fork", with the descriptors [request, stdin, output, events]; `request` is a memfd that holds
-                       {"task": …, "env": {…}, "cwd": …, "argv": […]}
-    preload -> agent   {"task": …, "pid": …}   or {"task": …, "error": "…"}
-
-A task is forked twice, so that it becomes the child of the agent (a child subreaper), which alone waits for it and
-with which it dies. It leads a session of its own before its pid is told. No TensorFlow op runs here and no device is
-touched: threads and device handles do not survive a fork, plain memory does. End of the socket: exit.
+No TensorFlow op runs here and no device is touched: threads and device handles do not survive a fork, plain memory
+does.
 """
 
 from __future__ import annotations
@@ -31,14 +25,12 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from distrain.wire import EVENTS_FD_VARIABLE
-
-PRELOAD_FD_VARIABLE = "DISTRAIN_PRELOAD_FD"
-FORK = b"fork"
+from distrain.wire import EVENTS_FD, EVENTS_FD_VARIABLE, FORK, PRELOAD_FD_VARIABLE
+from distrain.worker import strategies
+from distrain.worker.__main__ import main as run_task
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
-_EVENTS_FD = 3
 _ABOVE = 16
 """Descriptors are moved out of the way of 0 to 3 first: what the agent sent may have any number."""
 
@@ -86,9 +78,7 @@ def import_everything() -> dict[str, str]:
     import keras
     import tensorflow as tf
 
-    from distrain.worker import warm
-
-    warm.prepare()
+    strategies.import_all()
     return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
 
 
@@ -186,20 +176,17 @@ def _become_task(request: Mapping[str, Any], descriptors: list[int], agent: int)
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.dup2(events, _EVENTS_FD, inheritable=False)
+        os.dup2(events, EVENTS_FD, inheritable=False)
         for descriptor in map(int, os.listdir("/proc/self/fd")):
-            if descriptor > _EVENTS_FD:
+            if descriptor > EVENTS_FD:
                 with contextlib.suppress(OSError):  # the listing's own
                     os.close(descriptor)
         os.environ.update(request["env"])
-        os.environ[EVENTS_FD_VARIABLE] = str(_EVENTS_FD)
+        os.environ[EVENTS_FD_VARIABLE] = str(EVENTS_FD)
         os.chdir(request["cwd"])
         sys.argv = list(request["argv"])
         sys.stdout.reconfigure(line_buffering=True)
         gc.enable()
-
-        from distrain.worker.__main__ import main as run_task
-
         code = run_task()
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)

@@ -5,6 +5,7 @@ Owns how a name is looked up and what is said of one that does not exist. Called
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -29,7 +30,7 @@ def compile_model(model: keras.Model, training: Mapping[str, Any]) -> None:
     """
     model.compile(
         optimizer=make_optimizer(training["optimizer"]),
-        loss=_loss(training["loss"]),
+        loss=_got(keras.losses, keras.losses.Loss, "loss", training["loss"]),
         metrics=[_metric(spec) for spec in training["metrics"]],
         jit_compile=training["jit_compile"],
     )
@@ -39,7 +40,7 @@ def make_optimizer(spec: Mapping[str, Any]) -> keras.optimizers.Optimizer:
     args = dict(spec["args"])
     if isinstance(args.get("learning_rate"), Mapping):
         args["learning_rate"] = _schedule(args["learning_rate"])
-    return _make(keras.optimizers, keras.optimizers.Optimizer, "optimizer", spec["name"], args)
+    return make(keras.optimizers, keras.optimizers.Optimizer, "optimizer", spec["name"], args)
 
 
 def _schedule(spec: Mapping[str, Any]) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -50,35 +51,34 @@ def _schedule(spec: Mapping[str, Any]) -> keras.optimizers.schedules.LearningRat
         raise Refusal("learning_rate is a mapping without a name: write {name: ExponentialDecay, …}, or a number")
     args = {**rest.pop("args", {}), **rest}
     schedules = keras.optimizers.schedules
-    return _make(schedules, schedules.LearningRateSchedule, "learning-rate schedule", name, args)
-
-
-def _loss(spec: Mapping[str, Any]) -> Any:
-    name, args = spec["name"], spec["args"]
-    if ":" not in name and not args:
-        try:
-            return keras.losses.get(name)
-        except ValueError:
-            pass  # told below, with the nearest name
-    return _make(keras.losses, keras.losses.Loss, "loss", name, args)
+    return make(schedules, schedules.LearningRateSchedule, "learning-rate schedule", name, args)
 
 
 def _metric(spec: Mapping[str, Any]) -> Any:
+    if spec["name"].lower() in _BY_SHAPE and not spec["args"]:
+        return spec["name"]
+    return _got(keras.metrics, keras.metrics.Metric, "metric", spec)
+
+
+def _got(module: ModuleType, kind: type, what: str, spec: Mapping[str, Any]) -> Any:
+    """By the module's own `get` where there are no arguments, for it knows more names than there are classes."""
     name, args = spec["name"], spec["args"]
-    if name.lower() in _BY_SHAPE and not args:
-        return name
     if ":" not in name and not args:
-        try:
-            return keras.metrics.get(name)
-        except ValueError:
-            pass  # told below, with the nearest name
-    return _make(keras.metrics, keras.metrics.Metric, "metric", name, args)
+        with contextlib.suppress(ValueError):  # told below, with the nearest name
+            return module.get(name)
+    return make(module, kind, what, name, args)
 
 
-def _make(module: ModuleType, kind: type, what: str, name: str, args: Mapping[str, Any]) -> Any:
+def make(module: ModuleType, kind: type, what: str, name: str, args: Mapping[str, Any]) -> Any:
+    """What `name` means, made with `args`: a class of `module`, or whatever a `package.module:function` gives.
+
+    Raises:
+        Refusal: there is no such class or function, or it does not take these arguments.
+        Exception: whatever a user's function raises.
+    """
     if ":" in name:
-        return of_user(name, args)
-    found = find_class(module, kind, what, name)
+        return _of_user(name, args)
+    found = _find_class(module, kind, what, name)
     check_arguments(found, f"{what} {found.__name__}", args)
     try:
         return found(**args)
@@ -86,7 +86,7 @@ def _make(module: ModuleType, kind: type, what: str, name: str, args: Mapping[st
         raise Refusal(f"{what} {found.__name__} refuses its arguments: {error}") from error
 
 
-def of_user(name: str, args: Mapping[str, Any]) -> Any:
+def _of_user(name: str, args: Mapping[str, Any]) -> Any:
     """What `package.module:function` gives. A class, and a function that can be called with `args`, is called;
     any other function is itself what was meant, as a loss of `(y_true, y_pred)` is.
     """
@@ -105,7 +105,7 @@ def _needs_arguments(function: Callable[..., Any]) -> bool:
     )
 
 
-def find_class(module: ModuleType, kind: type, what: str, name: str) -> type:
+def _find_class(module: ModuleType, kind: type, what: str, name: str) -> type:
     """The subclass of `kind` in `module` that `name` means, in Keras's spelling or in snake_case.
 
     Raises:

@@ -1,6 +1,6 @@
 """What a task says of itself: one JSON object a line, on a file descriptor of its own, never among what it prints.
 
-Owns the writing and the rates. What the kinds mean is in docs/architecture.md; reading them is the agent's part.
+Owns the writing and the rates. What the kinds mean is in docs/events.md; reading them is the agent's part.
 Nothing here raises into training: without a reader, events are dropped. Standard library only.
 """
 
@@ -50,7 +50,9 @@ class Events:
         return cls(int(text))
 
     def send(self, kind: str, **data: Any) -> None:
-        """Write one event now. Values that JSON does not know are written as their text, NaN and infinities as null."""
+        """Write one event now. Arrays become lists, and values that JSON does not know their text. Numbers that are
+        none stay so, as `NaN` and `Infinity`: a loss that diverged is not one that is absent.
+        """
         if self._descriptor is None:
             return
         line = json.dumps({"kind": kind, **_plain(data)}, separators=(",", ":")).encode() + b"\n"
@@ -125,10 +127,11 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, str | bool | int | None):
+    if isinstance(value, str | int | float | None):
         return value
+    if hasattr(value, "tolist"):  # NumPy's arrays and scalars
+        return _plain(value.tolist())
     try:
-        number = float(value)
+        return float(value)
     except (TypeError, ValueError):
         return str(value)
-    return number if math.isfinite(number) else None

@@ -42,7 +42,7 @@ def train(assignment: Assignment, events: Events, open_strategy: Callable[[Assig
     events.phase("connecting")
     strategy = open_strategy(assignment, events)  # before the user's code, whose first op would fix the devices
     events.phase("loading data")
-    dataset = load_dataset(assignment.job["dataset"], events.send)
+    dataset = load_dataset(assignment.job["dataset"], events)
     order = make_order(dataset, assignment, events if assignment.chief else Events(None))
     events.phase("building the model")
     with strategy.scope():
@@ -147,7 +147,6 @@ class _Loop:
         self._metrics_interval_s = 0.0 if training["steps_per_call"] else METRICS_INTERVAL_S
         self._checkpoint = assignment.job["checkpoint"]
         self._checkpoints = Checkpoints(assignment.run_dir, self._checkpoint["keep"]) if self._checkpoint else None
-        self._saved_at = 0
         self._step = 0
         self._stop = False
         self._latest: dict[str, Mapping[str, Any]] = {"train": {}, "validation": {}}
@@ -201,13 +200,14 @@ class _Loop:
     def _epoch(self, epoch: int) -> None:
         self._callbacks.on_epoch_begin(epoch)
         first = epoch * self._order.steps_per_epoch
-        for start, stop in itertools.pairwise(self._stations(first, first + self._order.steps_per_epoch)):
+        last = first + self._order.steps_per_epoch
+        for start, stop in itertools.pairwise(self._stations(first, last)):
             self._meter.resume()
             for call in self._strategy.run(start, stop, lambda: bool(self._model.stop_training)):
-                self._after(call, epoch, last=first + self._order.steps_per_epoch)
+                self._after(call, epoch, last)
             if self._stop:
                 break
-            if self._due(stop):
+            if self._due(stop) and stop < last:
                 self._save(epoch)
         logs = dict(self._latest["train"])
         every = self._assignment.training["validation"]
@@ -218,7 +218,8 @@ class _Loop:
             self._tell_metrics(epoch, "validation", found)
         self._callbacks.on_epoch_end(epoch, logs)
         every_epochs = self._checkpoint and self._checkpoint["every_epochs"]
-        if every_epochs and (epoch + 1) % every_epochs == 0 and not self._stop:
+        due = (every_epochs and (epoch + 1) % every_epochs == 0) or self._due(last)
+        if due and not self._stop:
             self._save(epoch + 1)
 
     def _stations(self, first: int, last: int) -> Iterator[int]:
@@ -269,9 +270,8 @@ class _Loop:
             )
 
     def _save(self, epochs: int) -> None:
-        if self._checkpoints is None or not self._assignment.chief or self._saved_at == self._step:
+        if self._checkpoints is None or not self._assignment.chief:
             return
         started = time.monotonic()
         path = self._checkpoints.save(self._model, step=self._step, epoch=epochs, seed=self._assignment.seed)
-        self._saved_at = self._step
         self._events.send("checkpoint", path=path, step=self._step, seconds=time.monotonic() - started)

@@ -155,6 +155,18 @@ def test_a_consequence_without_a_cause_is_told_after_the_settling_time() -> None
     assert history.stops == [(5.5, Stop(grace_s=3))]
 
 
+def test_a_task_that_does_not_answer_is_named_by_its_peer() -> None:
+    history = workers().running()
+    history.at(5.0, "failure", "worker:0", message="UnknownError: PeerGone: worker:1 does not answer").at(5.5, "tick")
+    (told,) = history.told("task_failed")
+    assert (told.task, told.data["kind"]) == ("worker:1", "unresponsive")
+    assert told.data["message"] == "stopped answering, says worker:0"
+    history.at(5.6, "task_exited", "worker:0", exit_code=1).at(8.5, "task_exited", "worker:1", signal="SIGKILL")
+    assert history.cleared(8.6).over
+    assert history.state.first_failure is not None
+    assert history.state.first_failure.task == "worker:1"
+
+
 def test_an_exception_is_told_with_its_exit_code_and_place() -> None:
     history = workers().running()
     history.at(5.0, "failure", "worker:0", message="ValueError: no", where="model.py:7")

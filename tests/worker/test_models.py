@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from distrain.worker.datasets import load_dataset
-from distrain.worker.examples import Dataset, InMemory, Pixels
+from distrain.worker.datasets.examples import Dataset, InMemory, Pixels
 from distrain.worker.models import build_model
 from distrain.worker.refusal import Refusal
+from distrain.worker.telemetry import Events
 
 pytestmark = pytest.mark.tensorflow
 
@@ -96,7 +97,7 @@ def test_cnn_fits_the_images_and_the_classes(shape: tuple[int, ...], classes: in
 
 def test_built_in_models_take_arguments() -> None:
     layers = [layer.__class__.__name__ for layer in build("cnn", dataset((8, 8, 1)), dropout=0.25).layers]
-    assert layers == ["Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense", "Dropout", "Dense"]
+    assert layers == ["Rescaling", "Conv2D", "MaxPooling2D", "Flatten", "Dropout", "Dense", "Dropout", "Dense"]
     assert build("cnn", dataset((8, 8, 1), None), classes=3, filters=2, dense=5).output_shape == (None, 3)
     mlp = build("mlp", dataset((4, 3), 2), hidden=[8, 6], dropout=0.5)
     assert mlp.count_params() == 13 * 8 + 9 * 6 + 7 * 2
@@ -187,7 +188,7 @@ def test_pixels_are_scaled_in_the_graph() -> None:
 
 
 def load(name: str) -> Dataset:
-    return load_dataset({"name": f"users_streams:{name}", "path": None, "args": {}}, lambda kind, **data: None)
+    return load_dataset({"name": f"users_streams:{name}", "path": None, "args": {}}, Events(None))
 
 
 def test_a_function_may_return_streams(users: str) -> None:

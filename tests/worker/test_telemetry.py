@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distrain.worker.assignment import read_assignment
@@ -36,10 +39,22 @@ def stream():
             assert descriptor == reader, "only a test closes the reader itself"
 
 
-def test_an_event_is_a_line_of_strict_json(stream) -> None:
+def test_an_event_is_a_line_of_json(stream) -> None:
     reader, _, events, _ = stream
-    events.send("metrics", metrics={"loss": float("nan"), "accuracy": 0.5, "steps": 3}, epoch=1)
-    assert os.read(reader, 4096) == (b'{"kind":"metrics","metrics":{"loss":null,"accuracy":0.5,"steps":3},"epoch":1}\n')
+    events.send("metrics", metrics={"loss": None, "accuracy": 0.5, "steps": 3}, path=Path("a"), epoch=1)
+    assert os.read(reader, 4096) == (
+        b'{"kind":"metrics","metrics":{"loss":null,"accuracy":0.5,"steps":3},"path":"a","epoch":1}\n'
+    )
+
+
+def test_numbers_that_are_none_and_arrays_arrive_as_what_they_are(stream) -> None:
+    reader, _, events, _ = stream
+    events.send("metrics", loss=float("nan"), lowest=np.float32("-inf"), flags=np.array([True, False]))
+    events.send("metrics", matrix=np.array([[1, 2], [3, 4]]), row=np.array([0.5, np.inf]), count=np.int64(7))
+    first, second = lines(reader)
+    assert math.isnan(first["loss"])
+    assert (first["lowest"], first["flags"]) == (-math.inf, [True, False])
+    assert second == {"kind": "metrics", "matrix": [[1, 2], [3, 4]], "row": [0.5, math.inf], "count": 7}
 
 
 def test_a_rate_holds_for_each_kind_by_itself(stream) -> None:

@@ -19,6 +19,13 @@ _MODULES = {
 }
 
 
+def import_all() -> None:
+    """Import whatever a task may need, as is possible before it is known which task it is. Runs no op."""
+    importlib.import_module("distrain.worker.training")
+    for module in _MODULES.values():
+        importlib.import_module(f"{__name__}.{module}")
+
+
 def open_strategy(assignment: Assignment, events: Events) -> Strategy:
     """The job's strategy, connected to the other tasks: waits for those that are not there yet."""
     name = assignment.job["strategy"]["name"]

@@ -11,12 +11,13 @@ Additions are made in the order of the tasks' indices, so a sum has the same bit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,20 +57,21 @@ class Neighbours:
             PeerGone: one of them has ended.
             PermissionError: another user's process has taken the name of one of them.
         """
-        for index in range(self._index):
-            peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            try:
-                peer.connect(self._address(index))
-            except ConnectionRefusedError:
-                raise PeerGone(f"worker:{index} is gone") from None
-            peer.sendall(_INDEX.pack(self._index))
-            self._peers[index] = peer
-        while len(self._peers) < self._count - 1:
-            peer, _ = self._listener.accept()
-            self._peers[_INDEX.unpack(_received(peer, _INDEX.size))[0]] = peer
-        self._listener.close()
-        for peer in self._peers.values():
-            _check_user(peer)
+        with self._listener, contextlib.ExitStack() as opened:
+            for index in range(self._index):
+                peer = opened.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+                with _gone(f"worker:{index}"):
+                    peer.connect(self._address(index))
+                    _check_user(peer)
+                    peer.sendall(_INDEX.pack(self._index))
+                self._peers[index] = peer
+            while len(self._peers) < self._count - 1:
+                peer = opened.enter_context(self._listener.accept()[0])
+                _check_user(peer)
+                with _gone("a worker that was to take part"):
+                    (index,) = _INDEX.unpack(_received(peer, _INDEX.size))
+                self._peers[index] = peer
+            opened.pop_all()
 
     def summed(self, values: Sequence[Any]) -> list[tf.Tensor]:
         """In a replica context: the sums of each of `values` over all tasks.
@@ -87,7 +89,7 @@ class Neighbours:
     def exchange(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The sums of `values`, of the same shapes and dtypes in every task and call.
 
-        What is returned is overwritten by the call after the next.
+        The arrays that are returned are overwritten by the call after the next; scalars, such as a loss, stay.
 
         Raises:
             PeerGone: a task has ended.
@@ -103,13 +105,11 @@ class Neighbours:
     def _wait_for_all(self) -> None:
         """Until every task has come here as often as this one."""
         for index, peer in self._peers.items():
-            try:
+            with _gone(f"worker:{index}"):
                 peer.send(b"\0")
-            except OSError:
-                raise PeerGone(f"worker:{index} is gone") from None
         for index, peer in self._peers.items():
-            if not _received(peer, 1):
-                raise PeerGone(f"worker:{index} is gone")
+            with _gone(f"worker:{index}"):
+                _received(peer, 1)
 
     def _address(self, index: int) -> str:
         """A name without a file, known only within the host, and short whatever the run is called."""
@@ -120,12 +120,14 @@ class Neighbours:
         if self._index == 0:
             file = os.memfd_create("distrain-sum", os.MFD_CLOEXEC)
             os.ftruncate(file, size)
-            for peer in self._peers.values():
-                socket.send_fds(peer, [b"\0"], [file])
+            for index, peer in self._peers.items():
+                with _gone(f"worker:{index}"):
+                    socket.send_fds(peer, [b"\0"], [file])
             return file
-        said, received, _, _ = socket.recv_fds(self._peers[0], 1, 1)
-        if not said:
-            raise PeerGone("worker:0 is gone")
+        with _gone("worker:0"):
+            said, received, _, _ = socket.recv_fds(self._peers[0], 1, 1)
+            if not said:
+                raise ConnectionResetError
         return received[0]
 
 
@@ -171,7 +173,7 @@ class _Memory:
     def take_result(self) -> list[np.ndarray]:
         result = self._results[self._turn]
         self._turn = (self._turn + 1) % _RESULTS
-        return result
+        return [value if value.ndim else value.copy() for value in result]
 
 
 def _layout(values: Sequence[np.ndarray]) -> tuple[list[slice], dict[np.dtype, slice], int]:
@@ -197,11 +199,20 @@ def _share(values: np.ndarray, index: int, count: int) -> np.ndarray:
     return values[len(values) * index // count : len(values) * (index + 1) // count]
 
 
-def _received(peer: socket.socket, size: int) -> bytes:
+@contextlib.contextmanager
+def _gone(who: str) -> Iterator[None]:
+    """The end of the connection to a task is the task's end."""
     try:
-        return peer.recv(size, socket.MSG_WAITALL)
-    except ConnectionResetError:
-        return b""
+        yield
+    except ConnectionError:
+        raise PeerGone(f"{who} is gone") from None
+
+
+def _received(peer: socket.socket, size: int) -> bytes:
+    data = peer.recv(size, socket.MSG_WAITALL)
+    if len(data) < size:
+        raise ConnectionResetError
+    return data
 
 
 def _check_user(peer: socket.socket) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -49,6 +49,29 @@ def open_strategy(assignment: Assignment, events: Events) -> ParameterServer:
         events.note("jit_compile has no effect with ParameterServer: the weights are out of a compiled step's reach")
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     return ParameterServer(tf.distribute.ParameterServerStrategy(resolver), assignment.workers)
+
+
+def _sendable(dataset: Callable[[], tf.data.Dataset]) -> Any:
+    """`dataset` as a function that a worker can run. Python in it, such as a generator, runs on the chief.
+
+    Raises:
+        Refusal: it uses a dataset that exists already, or makes variables.
+    """
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise Refusal(
+            "the dataset function makes variables, as Keras's preprocessing layers do, which the workers of a "
+            "ParameterServer job cannot: make them once, outside of the function, or return arrays"
+        )
+
+    with tf.variable_creator_scope(refuse):
+        function = tf.function(dataset, autograph=False).get_concrete_function()
+    if any(tensor.dtype == tf.variant for tensor in function.captured_inputs):
+        raise Refusal(
+            "the dataset function returns a tf.data.Dataset that was there before the call, which cannot be sent to "
+            "the workers of a ParameterServer job: make a new one in each call, or return arrays"
+        )
+    return function
 
 
 class ParameterServer:
@@ -135,7 +158,7 @@ class ParameterServer:
                     drawn = drawn.shuffle(min(plan.order.size, STREAM_SHUFFLE_EXAMPLES), seed=seed)
                 return plan.pipeline.ahead(drawn.repeat().batch(plan.order.batch_size, drop_remainder=True))
 
-        return iter(self._coordinator.create_per_worker_dataset(dataset))
+        return iter(self._coordinator.create_per_worker_dataset(_sendable(dataset)))
 
     # ---- in the graph, on a worker
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import uuid
@@ -22,7 +24,7 @@ print("listening", flush=True)
 sys.stdin.readline()
 neighbours.meet()
 random = np.random.default_rng(index)
-sums = []
+sums, scalars = [], []
 for step in range(50):
     if index == 1 and step == leaves_at:
         sys.exit()
@@ -39,6 +41,9 @@ for step in range(50):
         sums = f"{step}: {gone}"
         break
     sums.append([part.tolist() for part in total])
+    scalars.append(total[1])
+if isinstance(sums, list):
+    assert scalars == [total[1] for total in sums], "a scalar was overwritten"
 print(json.dumps(sums))
 """
 
@@ -89,6 +94,43 @@ def test_every_task_gets_the_same_sums(count: int) -> None:
         for value, total in zip((matrix, scalar, vector, whole), expected, strict=True):
             np.testing.assert_array_equal(np.asarray(value, total.dtype), total)
         assert none == []
+
+
+def test_one_that_ends_before_it_has_said_its_name_is_missed_too() -> None:
+    from distrain.worker.strategies.neighbours import Neighbours, PeerGone
+
+    name = uuid.uuid4().hex
+    neighbours = Neighbours(name, 0, 2)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.connect(neighbours._address(0))
+    with pytest.raises(PeerGone, match="is gone"):
+        neighbours.meet()
+
+
+def test_another_users_process_is_waited_for_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distrain.worker.strategies.neighbours import Neighbours
+
+    neighbours = Neighbours(uuid.uuid4().hex, 0, 2)
+    monkeypatch.setattr(os, "getuid", lambda: 12345678)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+        stranger.connect(neighbours._address(0))
+        with pytest.raises(PermissionError, match="has taken the place"):
+            neighbours.meet()
+
+
+def test_another_users_process_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distrain.worker.strategies.neighbours import Neighbours
+
+    neighbours = Neighbours(uuid.uuid4().hex, 1, 2)
+    monkeypatch.setattr(os, "getuid", lambda: 12345678)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+        stranger.bind(neighbours._address(0))
+        stranger.listen()
+        with pytest.raises(PermissionError, match="has taken the place"):
+            neighbours.meet()
+        accepted, _ = stranger.accept()
+        with accepted:
+            assert accepted.recv(1) == b""
 
 
 def test_who_leaves_is_missed_by_all_others() -> None:

@@ -43,6 +43,14 @@ def test_they_come_when_due_and_the_newest_stay(start: Any, make_job: Any) -> No
     assert kinds == ["kernel", "bias"] * (len(kinds) // 2), "the weights, and nothing of metrics or optimizer"
 
 
+def test_one_on_an_epochs_last_step_tells_of_that_epoch_too(start: Any, make_job: Any) -> None:
+    spec = make_job(epochs=2, checkpoint=CheckpointSpec(every_steps=7, every_epochs=1, keep=4))
+    run = start(spec).succeed()
+    assert [event["step"] for event in run.chief.of("checkpoint")] == [7, 14, 21, 28]
+    abouts = [read(folder)[0] for folder in visible(run)]
+    assert [(about["step"], about["epoch"]) for about in abouts] == [(7, 0), (14, 1), (21, 1), (28, 2)]
+
+
 @pytest.mark.parametrize(("strategy", "where"), [("OneDevice", {}), ("ParameterServer", {"workers": 2, "ps": 1})])
 def test_by_epochs(strategy: str, where: dict[str, int], start: Any, make_job: Any) -> None:
     spec = make_job(strategy, epochs=5, checkpoint=CheckpointSpec(every_epochs=2, keep=3), **where)

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.tensorflow
 
 DATA = DatasetSpec("user_code:arrays", batch_size=48)
 NETWORK = Named("user_code:network")
+PARAMETER_SERVER = {"strategy": "ParameterServer", "workers": 2, "ps": 1}
 
 REFUSED = {
     "fewer examples than a batch": (
@@ -34,6 +35,14 @@ REFUSED = {
     "schedule": ({"optimizer": Named("SGD", {"learning_rate": {"name": "Decay"}})}, "no learning-rate schedule"),
     "callback": ({"callbacks": (Named("EarlyStoping"),)}, "did you mean 'EarlyStopping'?"),
     "backup": ({"callbacks": (Named("BackupAndRestore", {"backup_dir": "x"}),)}, "checkpoint: {every_epochs: 1}"),
+    "a dataset that was there before, for other processes": (
+        {"dataset": DatasetSpec("user_code:ready_made", batch_size=48), **PARAMETER_SERVER},
+        "make a new one in each call, or return arrays",
+    ),
+    "variables in a dataset, for other processes": (
+        {"dataset": DatasetSpec("user_code:with_variables", batch_size=48), **PARAMETER_SERVER},
+        "make them once, outside of the function, or return arrays",
+    ),
     "no callback": ({"callbacks": (Named("user_code:not_a_callback"),)}, "must give a keras.callbacks.Callback"),
 }
 

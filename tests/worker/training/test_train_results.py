@@ -23,7 +23,8 @@ EVALUATE = """
 import json, sys
 import keras, numpy as np
 from distrain.worker.datasets import load_dataset
-found = load_dataset({"name": "digits", "path": None, "args": {}}, lambda *a, **k: None).validation
+from distrain.worker.telemetry import Events
+found = load_dataset({"name": "digits", "path": None, "args": {}}, Events(None)).validation
 model_files = sys.argv[1:]
 x, y = found.prepare(found.x, found.y)
 print(json.dumps([keras.saving.load_model(file).evaluate(x, y, verbose=0, return_dict=True) for file in model_files]))
@@ -118,6 +119,22 @@ def test_the_chief_tells_of_the_run(start: Any, make_job: Any) -> None:
 def test_more_steps_than_an_epoch_holds_go_on_with_the_next_pass(start: Any, make_job: Any) -> None:
     spec = make_job(steps_per_epoch=40, batch_size=96, epochs=1, dataset=DatasetSpec("digits", batch_size=96))
     assert start(spec).succeed().chief.of("done")[0]["steps"] == 40
+
+
+def test_a_generator_may_feed_the_workers_of_a_parameter_server_job(start: Any, make_job: Any) -> None:
+    """Other processes cannot run it: TensorFlow has the chief do so for them."""
+    spec = make_job(
+        "ParameterServer",
+        workers=2,
+        ps=1,
+        model=Named("user_code:network"),
+        dataset=DatasetSpec("user_code:generated", batch_size=48),
+        optimizer=Named("adam", {"learning_rate": 0.02}),
+        epochs=4,
+    )
+    (done,) = start(spec).succeed().chief.of("done")
+    assert (done["epochs"], done["steps"]) == (4, 40)
+    assert done["metrics"]["validation"]["accuracy"] >= 0.85
 
 
 def test_dropout_draws_something_else_on_each_replica(start: Any, make_job: Any) -> None:

@@ -1,5 +1,6 @@
 """What a user's own module may hold. Tasks under test import it along `import_paths`."""
 
+import functools
 import json
 import os
 
@@ -26,6 +27,27 @@ def streams(train=480, validation=103):
 
 def unknown_length():
     return tf.data.Dataset.from_tensor_slices(numbers(480, 1)).filter(lambda x, y: True)
+
+
+@functools.cache
+def ready_made():
+    return streams()
+
+
+def with_variables():
+    scale = keras.layers.Normalization()
+    train, validation = streams()
+    scale.adapt(numbers(480, 1)[0])
+    return train.map(lambda x, y: (scale(x[tf.newaxis])[0], y)), validation
+
+
+def generated():
+    def rows():
+        yield from zip(*numbers(480, 1), strict=True)
+
+    signature = tf.TensorSpec([8]), tf.TensorSpec([], tf.int32)
+    train = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    return train.apply(tf.data.experimental.assert_cardinality(480)), numbers(103, 2)
 
 
 def failing_dataset():

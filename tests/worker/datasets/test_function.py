@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from distrain.worker.datasets import load_dataset
-from distrain.worker.examples import Dataset
+from distrain.worker.datasets.examples import Dataset
 from distrain.worker.refusal import Refusal
+from distrain.worker.telemetry import Events
 
 
 def load(name: str, path: str | None = None, **args: Any) -> Dataset:
-    return load_dataset({"name": name, "path": path, "batch_size": 8, "args": args}, lambda kind, **data: None)
+    return load_dataset({"name": name, "path": path, "batch_size": 8, "args": args}, Events(None))
 
 
 @pytest.fixture

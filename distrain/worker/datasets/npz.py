@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distrain.worker.examples import Dataset, InMemory, Pixels, in_memory, of_arrays
+from distrain.worker.datasets.examples import Dataset, InMemory, Pixels, in_memory, of_arrays
 from distrain.worker.refusal import Refusal
 
 VALIDATION_PAIRS = (("x_test", "y_test"), ("x_val", "y_val"))

@@ -10,24 +10,21 @@ import fcntl
 import hashlib
 import http.client
 import os
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from distrain.worker.telemetry import PROGRESS_INTERVAL_S, Events
+
 TIMEOUT_S = 20.0
 """How long a mirror may stay silent before the next one is tried."""
 
 _CHUNK_BYTES = 1 << 16
-_REPORT_EVERY_S = 0.25
-
-Report = Callable[..., None]
-"""`report(kind, **data)` sends an event to the launcher."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def is_complete(source: Source, folder: Path) -> bool:
     return all((folder / file.name).is_file() for file in source.files)
 
 
-def download(source: Source, folder: Path, report: Report, timeout_s: float = TIMEOUT_S) -> None:
+def download(source: Source, folder: Path, events: Events, timeout_s: float = TIMEOUT_S) -> None:
     """Fetch into `folder` what it lacks of `source`. Of several callers on one host one fetches, the others wait.
 
     Raises:
@@ -63,8 +60,8 @@ def download(source: Source, folder: Path, report: Report, timeout_s: float = TI
         OSError: `folder` cannot be written.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(folder / ".lock", source.name, report):
-        progress = _Progress(source, folder, report)
+    with _locked(folder / ".lock", source.name, events):
+        progress = _Progress(source, folder, events)
         reasons = []
         for mirror in source.mirrors:
             try:
@@ -74,7 +71,7 @@ def download(source: Source, folder: Path, report: Report, timeout_s: float = TI
                 return
             except _MirrorFailed as error:
                 reasons.append(f"{urlsplit(mirror).netloc}: {error}")
-                report("note", level="warning", message=f"{source.name} could not be had from {reasons[-1]}")
+                events.note(f"{source.name} could not be had from {reasons[-1]}", "warning")
         raise DownloadFailed("; ".join(reasons))
 
 
@@ -83,14 +80,14 @@ class _MirrorFailed(Exception):
 
 
 @contextmanager
-def _locked(path: Path, name: str, report: Report) -> Iterator[None]:
+def _locked(path: Path, name: str, events: Events) -> Iterator[None]:
     # The kernel lets go of the lock when its holder dies, so that a killed download blocks nobody.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            report("note", level="info", message=f"waiting for another task on this host to download {name}")
+            events.note(f"waiting for another task on this host to download {name}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -100,25 +97,24 @@ def _locked(path: Path, name: str, report: Report) -> Iterator[None]:
 class _Progress:
     """Tells of bytes as they come, a few times a second."""
 
-    def __init__(self, source: Source, folder: Path, report: Report) -> None:
+    def __init__(self, source: Source, folder: Path, events: Events) -> None:
         self._name = source.name
-        self._report = report
+        self._events = events
         self._total_bytes = sum(file.size_bytes for file in source.files)
         self._kept_bytes = sum(file.size_bytes for file in source.files if (folder / file.name).is_file())
-        self._next_s = 0.0
 
     def partial(self, size_bytes: int) -> None:
-        now_s = time.monotonic()
-        if now_s >= self._next_s:
-            self._next_s = now_s + _REPORT_EVERY_S
-            self._tell(self._kept_bytes + size_bytes)
+        self._tell(self._kept_bytes + size_bytes, PROGRESS_INTERVAL_S)
 
     def kept(self, size_bytes: int) -> None:
         self._kept_bytes += size_bytes
         self._tell(self._kept_bytes)
 
-    def _tell(self, done_bytes: int) -> None:
-        self._report("download", name=self._name, done_bytes=done_bytes, total_bytes=self._total_bytes)
+    def _tell(self, done_bytes: int, interval_s: float = 0.0) -> None:
+        total_bytes = self._total_bytes
+        self._events.send_at_most(
+            interval_s, "download", name=self._name, done_bytes=done_bytes, total_bytes=total_bytes
+        )
 
 
 def _fetch(mirror: str, file: RemoteFile, folder: Path, progress: _Progress, timeout_s: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distrain.worker import idx
+from distrain.worker.datasets import idx
 from distrain.worker.refusal import Refusal
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from distrain.worker import idx
-from distrain.worker.download import DownloadFailed, RemoteFile, Report, Source, download, is_complete
-from distrain.worker.examples import Dataset, Pixels, in_memory
+from distrain.worker.datasets import idx
+from distrain.worker.datasets.download import DownloadFailed, RemoteFile, Source, download, is_complete
+from distrain.worker.datasets.examples import Dataset, Pixels, in_memory
 from distrain.worker.refusal import Refusal
+from distrain.worker.telemetry import Events
 
 CLASSES = 10
 
@@ -80,13 +81,13 @@ SOURCES = {
 }
 
 
-def load(source: Source, path: str | None, report: Report) -> Dataset:
+def load(source: Source, path: str | None, events: Events) -> Dataset:
     """Read `source` from the first place that has it. Images of any size, rows x columns, labels 0 to 9.
 
     Raises:
         Refusal: no place has it, or the files there are wrong.
     """
-    files = idx.read_folder(_folder(source, path, report), CLASSES)
+    files = idx.read_folder(_folder(source, path, events), CLASSES)
     scale = Pixels(255)
     return Dataset(
         train=in_memory(files.train_images, files.train_labels.astype(np.int32), "train", scale),
@@ -96,7 +97,7 @@ def load(source: Source, path: str | None, report: Report) -> Dataset:
     )
 
 
-def _folder(source: Source, path: str | None, report: Report) -> Path:
+def _folder(source: Source, path: str | None, events: Events) -> Path:
     if path is not None:
         return Path(path).expanduser()
     if (data := os.environ.get("DISTRAIN_DATA")) and (own := Path(data).expanduser() / source.name).exists():
@@ -104,7 +105,7 @@ def _folder(source: Source, path: str | None, report: Report) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "distrain" / "datasets" / source.name
     try:
         if not is_complete(source, cache):
-            download(source, cache, report)
+            download(source, cache, events)
     except DownloadFailed as error:
         raise Refusal(
             f"{source.name} is not on this machine and could not be downloaded ({error}): give the folder of its four "

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from distrain.worker.examples import Dataset, InMemory, Stream, describe, in_memory, leaves, of_arrays
+from distrain.worker.datasets.examples import Dataset, InMemory, Stream, describe, in_memory, leaves, of_arrays
 from distrain.worker.refusal import Refusal
 
 _EXPECTED = (

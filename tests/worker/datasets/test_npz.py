@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from distrain.worker.datasets import load_dataset
-from distrain.worker.examples import Dataset
+from distrain.worker.datasets.examples import Dataset
 from distrain.worker.refusal import Refusal
+from distrain.worker.telemetry import Events
 
 
 def load(path: Path | None) -> Dataset:
     spec = {"name": "npz", "path": None if path is None else str(path), "batch_size": 8, "args": {}}
-    return load_dataset(spec, lambda kind, **data: None)
+    return load_dataset(spec, Events(None))
 
 
 X = np.arange(6 * 4 * 4, dtype=np.uint8).reshape(6, 4, 4)

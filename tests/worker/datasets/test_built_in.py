@@ -6,19 +6,20 @@ import gzip
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from distrain.worker import mnist
-from distrain.worker.datasets import load_dataset
-from distrain.worker.download import DownloadFailed
+from distrain.agent.bootstrap import unpack
+from distrain.launcher.bundle import open_bundle
+from distrain.worker.datasets import load_dataset, mnist
+from distrain.worker.datasets.download import DownloadFailed
 from distrain.worker.refusal import Refusal
+from distrain.worker.telemetry import Events
 
-MNIST_10K = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "mnist-10k"
+MNIST_10K = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "mnist-10k"
 
 needs_mnist_10k = pytest.mark.skipif(
     not MNIST_10K.is_dir(), reason="../shared/data/mnist-10k is not beside the repository"
@@ -26,11 +27,8 @@ needs_mnist_10k = pytest.mark.skipif(
 
 
 def load(name: str, path: Any = None, **args: Any) -> Any:
-    reports: list[Any] = []
-    return load_dataset(
-        {"name": name, "path": None if path is None else str(path), "batch_size": 8, "args": args},
-        lambda kind, **data: reports.append((kind, data)),
-    )
+    spec = {"name": name, "path": None if path is None else str(path), "batch_size": 8, "args": args}
+    return load_dataset(spec, Events(None))
 
 
 def test_digits_are_the_uci_digits_split_once_and_for_all() -> None:
@@ -46,20 +44,14 @@ def test_digits_are_the_uci_digits_split_once_and_for_all() -> None:
     assert int(images.astype(int).sum()) == 561718  # the sum over scikit-learn's copy
 
 
-def test_digits_load_without_tensorflow_and_from_an_unpacked_bundle(tmp_path: Path) -> None:
-    """distrain travels to hosts as a zip that is unpacked beside nothing else of ours."""
-    package = Path(mnist.__file__).parents[1]
-    bundle = tmp_path / "bundle.zip"
-    with zipfile.ZipFile(bundle, "w") as archive:
-        for path in [package / "__init__.py", package / "wire.py", *(package / "worker").rglob("*")]:
-            if path.is_file() and "__pycache__" not in path.parts:
-                archive.write(path, path.relative_to(package.parent))
-    zipfile.ZipFile(bundle).extractall(tmp_path / "code")
+@pytest.mark.processes
+def test_digits_load_without_tensorflow_from_what_travels_to_a_host(tmp_path: Path) -> None:
+    unpack(open_bundle().data, str(tmp_path / "code"))
     program = """
 import json, sys
 sys.path[:0] = [sys.argv[1]]
-from distrain.worker import datasets, models
-digits = datasets.load_dataset({"name": "digits", "path": None, "args": {}}, None)
+from distrain.worker import datasets, models, telemetry
+digits = datasets.load_dataset({"name": "digits", "path": None, "args": {}}, telemetry.Events(None))
 heavy = [name for name in ("tensorflow", "keras") if name in sys.modules]
 print(json.dumps([datasets.__file__, digits.train.size, heavy]))
 """

@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from distrain.worker import mnist, npz
-from distrain.worker.download import Report
-from distrain.worker.examples import Dataset, InMemory, Pixels, Stream, in_memory, of_arrays
+from distrain.worker.datasets import mnist, npz
+from distrain.worker.datasets.examples import Dataset, InMemory, Pixels, Stream, in_memory, of_arrays
+from distrain.worker.datasets.returned import dataset_from
 from distrain.worker.names import check_arguments, parameters, resolve
 from distrain.worker.refusal import Refusal
-from distrain.worker.returned import dataset_from
+from distrain.worker.telemetry import Events
 
 __all__ = ["Dataset", "InMemory", "Stream", "load_dataset"]
 
 
-def load_dataset(spec: Mapping[str, Any], report: Report) -> Dataset:
+def load_dataset(spec: Mapping[str, Any], events: Events) -> Dataset:
     """Load what the job's `dataset` names.
 
-    `spec` has `name`, `path` (str or None) and `args`. `report(kind, **data)` sends `download` and `note` events.
+    `spec` has `name`, `path` (str or None) and `args`. What a download does is told to `events`.
 
     Raises:
         Refusal: there is no such dataset, or its files, arguments or return value are wrong.
@@ -43,13 +43,13 @@ def load_dataset(spec: Mapping[str, Any], report: Report) -> Dataset:
         raise Refusal(f"there is no dataset {name!r}: there are {', '.join(nearest)}, and package.module:function")
     if args:
         raise Refusal(f"dataset {name} takes no args, but was given {', '.join(args)}")
-    return _BUILT_IN[name](path, report)
+    return _BUILT_IN[name](path, events)
 
 
-def _digits(path: str | None, report: Report) -> Dataset:
+def _digits(path: str | None, events: Events) -> Dataset:
     if path is not None:
         raise Refusal("dataset digits is part of distrain: leave dataset.path out, or name the dataset that is there")
-    file = resources.files("distrain.worker") / "data" / "digits.npz"
+    file = resources.files(__name__) / "data" / "digits.npz"
     with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
         train, validation = (
             in_memory(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32), split, Pixels(16))
@@ -58,9 +58,9 @@ def _digits(path: str | None, report: Report) -> Dataset:
     return of_arrays(train, validation, "digits:")
 
 
-_BUILT_IN: Mapping[str, Callable[[str | None, Report], Dataset]] = {
+_BUILT_IN: Mapping[str, Callable[[str | None, Events], Dataset]] = {
     "digits": _digits,
-    "npz": lambda path, report: npz.load(path),
+    "npz": lambda path, events: npz.load(path),
     **{name: functools.partial(mnist.load, source) for name, source in mnist.SOURCES.items()},
 }
 
