@@ -41,7 +41,10 @@ CONSEQUENCES = (
     "PeerGone",
 )
 """What TensorFlow, and our own exchange, say in a task whose peer is gone."""
-_SILENT = re.compile(r"PeerGone: (\w+:\d+) does not answer")
+_SILENT = re.compile(
+    r"PeerGone: (?P<role>\w+):(?P<index>\d+) does not answer"
+    r"|reported from /job:(?P<job>\w+)/(?:replica:\d+/)?task:(?P<number>\d+): .*stopped sending heartbeats"
+)
 """What a task says of a peer that is there and does nothing."""
 
 
@@ -143,8 +146,8 @@ def _failure(state: State, event: Event) -> Decision:
     state = _changed(state, event, failure={**event.data, "time": event.time}, doing="failing")
     failure = _failure_of(state, event, exit_code=None, signal_name=None)
     silent = _SILENT.search(failure.message)
-    if silent is not None and silent[1] in state.tasks:
-        other = state.tasks[silent[1]]
+    if silent is not None:
+        other = state.tasks[f"{silent['role'] or silent['job']}:{silent['index'] or silent['number']}"]
         message = f"stopped answering, says {failure.task}"
         return _fail(state, Failure(event.time, other.name, other.host, state.attempt, "unresponsive", message))
     return _fail(state, failure)

@@ -155,9 +155,17 @@ def test_a_consequence_without_a_cause_is_told_after_the_settling_time() -> None
     assert history.stops == [(5.5, Stop(grace_s=3))]
 
 
-def test_a_task_that_does_not_answer_is_named_by_its_peer() -> None:
+@pytest.mark.parametrize(
+    "message",
+    [
+        "UnknownError: PeerGone: worker:1 does not answer",
+        "UnavailableError: Collective ops is aborted by: Error reported from /job:worker/task:1: "
+        "The following tasks are unhealthy (stopped sending heartbeats):",
+    ],
+)
+def test_a_task_that_does_not_answer_is_named_by_its_peer(message: str) -> None:
     history = workers().running()
-    history.at(5.0, "failure", "worker:0", message="UnknownError: PeerGone: worker:1 does not answer").at(5.5, "tick")
+    history.at(5.0, "failure", "worker:0", message=message).at(5.5, "tick")
     (told,) = history.told("task_failed")
     assert (told.task, told.data["kind"]) == ("worker:1", "unresponsive")
     assert told.data["message"] == "stopped answering, says worker:0"

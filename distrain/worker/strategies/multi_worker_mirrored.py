@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.feed import Share
@@ -13,6 +14,8 @@ from distrain.worker.runtime import use_gpus
 from distrain.worker.strategies.neighbours import Neighbours
 from distrain.worker.strategies.synchronous import Synchronous
 from distrain.worker.telemetry import Events
+
+ANSWER_TIMEOUT_MS = 5000
 
 
 def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
@@ -24,7 +27,8 @@ def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
         )
     neighbours = None
     if assignment.one_host and assignment.workers > 1 and not tf.config.list_physical_devices("GPU"):
-        neighbours = Neighbours(f"{assignment.run}/{assignment.attempt}", assignment.index, assignment.workers)
+        meeting = f"{assignment.run}/{assignment.attempt}"
+        neighbours = Neighbours(meeting, assignment.index, assignment.workers, _answers)
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     # TensorFlow has caught SIGTERM by now, for a notice of preemption that nobody reads: stopping would take a KILL.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -34,3 +38,14 @@ def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
         return Synchronous(strategy, share)
     neighbours.meet()
     return Synchronous(strategy, share, neighbours.summed)
+
+
+def _answers(index: int) -> bool:
+    """Whether TensorFlow's server in that worker answers, as it does while its Python is busy, but not when it is
+    stopped or its machine is.
+    """
+    try:
+        context.context().check_collective_ops_peer_health(f"/job:worker/replica:0/task:{index}", ANSWER_TIMEOUT_MS)
+    except tf.errors.OpError:
+        return False
+    return True

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ _RESULTS = 2
 """A task may be one step ahead of another that still reads the result before."""
 _ALIGNMENT_BYTES = 64
 """What TensorFlow wants of memory that it is to use without a copy."""
+_SILENCE_S = 3.0
 _INDEX = struct.Struct(">I")
 _CREDENTIALS = struct.Struct("3i")
 
@@ -38,9 +40,13 @@ class PeerGone(ConnectionError):
 
 
 class Neighbours:
-    """Tasks `0` to `count - 1` of one host and user, of which this is `index`. `name` is the meeting's, one a run."""
+    """Tasks `0` to `count - 1` of one host and user, of which this is `index`. `name` is the meeting's, one a run.
 
-    def __init__(self, name: str, index: int, count: int) -> None:
+    `answers(index)` is asked about a task that has not come for `_SILENCE_S`: whether it is only slow.
+    """
+
+    def __init__(self, name: str, index: int, count: int, answers: Callable[[int], bool]) -> None:
+        self._answers = answers
         self._name = name
         self._index = index
         self._count = count
@@ -108,6 +114,9 @@ class Neighbours:
             with _gone(f"worker:{index}"):
                 peer.send(b"\0")
         for index, peer in self._peers.items():
+            while not _readable(peer, _SILENCE_S):
+                if not self._answers(index):
+                    raise PeerGone(f"worker:{index} does not answer")
             with _gone(f"worker:{index}"):
                 _received(peer, 1)
 
@@ -206,6 +215,12 @@ def _gone(who: str) -> Iterator[None]:
         yield
     except ConnectionError:
         raise PeerGone(f"{who} is gone") from None
+
+
+def _readable(peer: socket.socket, timeout_s: float) -> bool:
+    poll = select.poll()
+    poll.register(peer, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def _received(peer: socket.socket, size: int) -> bytes:

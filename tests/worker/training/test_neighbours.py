@@ -13,13 +13,19 @@ import pytest
 
 pytestmark = pytest.mark.tensorflow
 
+
+def slow(_peer: int) -> bool:
+    """A peer that has not come is only slow."""
+    return True
+
+
 TASK = """
 import json, sys
 import numpy as np
 from distrain.worker.strategies.neighbours import Neighbours, PeerGone
 
 name, index, count, leaves_at = sys.argv[1], *map(int, sys.argv[2:])
-neighbours = Neighbours(name, index, count)
+neighbours = Neighbours(name, index, count, lambda peer: True)
 print("listening", flush=True)
 sys.stdin.readline()
 neighbours.meet()
@@ -100,7 +106,7 @@ def test_one_that_ends_before_it_has_said_its_name_is_missed_too() -> None:
     from distrain.worker.strategies.neighbours import Neighbours, PeerGone
 
     name = uuid.uuid4().hex
-    neighbours = Neighbours(name, 0, 2)
+    neighbours = Neighbours(name, 0, 2, slow)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.connect(neighbours._address(0))
     with pytest.raises(PeerGone, match="is gone"):
@@ -110,7 +116,7 @@ def test_one_that_ends_before_it_has_said_its_name_is_missed_too() -> None:
 def test_another_users_process_is_waited_for_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
     from distrain.worker.strategies.neighbours import Neighbours
 
-    neighbours = Neighbours(uuid.uuid4().hex, 0, 2)
+    neighbours = Neighbours(uuid.uuid4().hex, 0, 2, slow)
     monkeypatch.setattr(os, "getuid", lambda: 12345678)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
         stranger.connect(neighbours._address(0))
@@ -121,7 +127,7 @@ def test_another_users_process_is_waited_for_no_word(monkeypatch: pytest.MonkeyP
 def test_another_users_process_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     from distrain.worker.strategies.neighbours import Neighbours
 
-    neighbours = Neighbours(uuid.uuid4().hex, 1, 2)
+    neighbours = Neighbours(uuid.uuid4().hex, 1, 2, slow)
     monkeypatch.setattr(os, "getuid", lambda: 12345678)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
         stranger.bind(neighbours._address(0))

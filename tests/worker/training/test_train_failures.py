@@ -112,3 +112,19 @@ def test_the_death_of_a_worker_fails_the_other(start: Any, make_job: Any) -> Non
     wait_until(lambda: run.chief.poll() is not None, 20, run)
     assert run.chief.status == 1
     assert run.chief.of("failure")[0]["message"] == "UnknownError: PeerGone: worker:1 is gone"
+
+
+def test_a_worker_that_is_stopped_is_missed_by_the_other(start: Any, make_job: Any) -> None:
+    run = start(
+        make_job("MultiWorkerMirrored", workers=2, epochs=100_000, checkpoint=CheckpointSpec(every_epochs=1000))
+    )
+    wait_until(lambda: bool(run.chief.of("progress")), 60, run)
+    run.tasks["worker:1"].kill(signal.SIGSTOP)
+    wait_until(lambda: run.chief.poll() is not None, 30, run)
+    message = run.chief.of("failure")[0]["message"]
+    # Who finds out depends on what the chief waited in: our exchange within a call, or TensorFlow's at a call's end.
+    ours, tensorflows = (
+        "PeerGone: worker:1 does not answer",
+        "from /job:worker/task:1: The following tasks are unhealthy",
+    )
+    assert ours in message or tensorflows in message
