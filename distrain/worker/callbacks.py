@@ -7,6 +7,7 @@ callback of the user's own that has them gets them for every step, at the price 
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,5 +53,10 @@ def _make(name: str, args: Mapping[str, Any]) -> keras.callbacks.Callback:
         raise Refusal(
             "callback BackupAndRestore overwrites its only copy and knows no chief: "
             "remove it and write checkpoint: {every_epochs: 1} instead"
+        )
+    if isinstance(callback, keras.callbacks.TensorBoard) and importlib.util.find_spec("tensorboard") is None:
+        raise Refusal(
+            "callback TensorBoard needs the package tensorboard, which TensorFlow no longer brings along: "
+            "pip install tensorboard, or remove the callback"
         )
     return callback

@@ -42,7 +42,7 @@ class Checkpoints:
             of_model = [variable for variable in model.variables if id(variable) not in of_metrics]
             groups = {"model": of_model, "optimizer": model.optimizer.variables}
             arrays = {f"{group}/{n}": v.numpy() for group, variables in groups.items() for n, v in enumerate(variables)}
-            with open(hidden / "state.npz", "xb") as file:
+            with open(hidden / "state.npz", "xb", opener=_private) as file:
                 np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
@@ -54,7 +54,7 @@ class Checkpoints:
                 "keras": keras.version(),
                 "variables": {group: [v.path for v in variables] for group, variables in groups.items()},
             }
-            with open(hidden / "checkpoint.json", "x", encoding="utf-8") as file:
+            with open(hidden / "checkpoint.json", "x", encoding="utf-8", opener=_private) as file:
                 json.dump(about, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
@@ -76,17 +76,28 @@ class Checkpoints:
 
 
 def save_model(model: keras.Model, run_dir: Path) -> str:
-    """Write the trained model, for `keras.saving.load_model`; its path, relative to the run directory."""
+    """Write the trained model, for `keras.saving.load_model`; its path, relative to the run directory.
+
+    Raises:
+        OSError: it cannot be written. The message says where it was to be.
+    """
     hidden = run_dir / f".{os.getpid()}.{MODEL_FILE}"
     try:
         model.save(hidden)
         with open(hidden, "rb") as file:
+            os.fchmod(file.fileno(), 0o600)
             os.fsync(file.fileno())
         os.rename(hidden, run_dir / MODEL_FILE)
         _sync_folder(run_dir)
+    except OSError as error:
+        raise OSError(f"the trained model could not be written as {run_dir / MODEL_FILE}: {error}") from error
     finally:
         hidden.unlink(missing_ok=True)
     return MODEL_FILE
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, mode=0o600)
 
 
 def _step(path: Path) -> int:

@@ -273,5 +273,10 @@ class _Loop:
         if self._checkpoints is None or not self._assignment.chief:
             return
         started = time.monotonic()
-        path = self._checkpoints.save(self._model, step=self._step, epoch=epochs, seed=self._assignment.seed)
+        try:
+            path = self._checkpoints.save(self._model, step=self._step, epoch=epochs, seed=self._assignment.seed)
+        except OSError as error:  # a full disk, say: the training is worth more than its checkpoint
+            sentence = f"the checkpoint of step {self._step} could not be written, and training goes on: {error}"
+            self._events.note(sentence, level="warning")
+            return
         self._events.send("checkpoint", path=path, step=self._step, seconds=time.monotonic() - started)

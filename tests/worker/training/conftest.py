@@ -204,7 +204,7 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
 
     def start_job(spec: JobSpec, only: tuple[str, ...] = ()) -> Cluster:
         folder = tmp_path / f"run-{len(started)}"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         cluster = Cluster([], folder)
         started.append(cluster)
         for name, text, env in tasks_of(spec, folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,35 @@ def test_one_on_an_epochs_last_step_tells_of_that_epoch_too(start: Any, make_job
     assert [event["step"] for event in run.chief.of("checkpoint")] == [7, 14, 21, 28]
     abouts = [read(folder)[0] for folder in visible(run)]
     assert [(about["step"], about["epoch"]) for about in abouts] == [(7, 0), (14, 1), (21, 1), (28, 2)]
+
+
+def test_one_that_cannot_be_written_is_a_warning(start: Any, make_job: Any, tmp_path: Path) -> None:
+    blocked = tmp_path / "run-0" / "checkpoints"
+    blocked.parent.mkdir()
+    blocked.write_text("a file where the folder should be")
+    run = start(make_job(epochs=2, checkpoint=CheckpointSpec(every_epochs=1))).succeed()
+    assert run.run_dir == blocked.parent
+    assert run.chief.of("checkpoint") == []
+    warnings = [event["message"] for event in run.chief.of("note") if event["level"] == "warning"]
+    assert [message.partition(", and training goes on")[0] for message in warnings] == [
+        f"the checkpoint of step {step} could not be written" for step in (14, 28)
+    ]
+
+
+def test_a_model_that_cannot_be_written_says_where(start: Any, make_job: Any, tmp_path: Path) -> None:
+    blocked = tmp_path / "run-0" / "model.keras"
+    (blocked / "in the way").mkdir(parents=True)
+    run = start(make_job(epochs=1)).wait()
+    assert run.chief.status == 1
+    (failure,) = run.chief.of("failure")
+    assert failure["message"].startswith(f"OSError: the trained model could not be written as {blocked}: ")
+
+
+def test_what_is_written_is_private(start: Any, make_job: Any) -> None:
+    run = start(make_job(epochs=1, checkpoint=CheckpointSpec(every_epochs=1))).succeed()
+    written = [path for path in run.run_dir.rglob("*") if path.name in ("model.keras", "state.npz", "checkpoint.json")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}
+    assert len(written) == 3
 
 
 @pytest.mark.parametrize(("strategy", "where"), [("OneDevice", {}), ("ParameterServer", {"workers": 2, "ps": 1})])

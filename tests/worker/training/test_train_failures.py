@@ -35,6 +35,7 @@ REFUSED = {
     "schedule": ({"optimizer": Named("SGD", {"learning_rate": {"name": "Decay"}})}, "no learning-rate schedule"),
     "callback": ({"callbacks": (Named("EarlyStoping"),)}, "did you mean 'EarlyStopping'?"),
     "backup": ({"callbacks": (Named("BackupAndRestore", {"backup_dir": "x"}),)}, "checkpoint: {every_epochs: 1}"),
+    "a package that is not there": ({"callbacks": (Named("TensorBoard"),)}, "pip install tensorboard"),
     "a dataset that was there before, for other processes": (
         {"dataset": DatasetSpec("user_code:ready_made", batch_size=48), **PARAMETER_SERVER},
         "make a new one in each call, or return arrays",
