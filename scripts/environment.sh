@@ -10,6 +10,7 @@ venv=$repository/.venv
 bin=$venv/bin
 # Held while .venv changes, and not empty while it is half-made: an interrupted install cannot pass for a whole one.
 lock=$repository/.venv.lock
+uv_failed= # becomes "yes": then pip installs
 
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 
@@ -35,11 +36,12 @@ environment() {
         cd "$repository"
         if [ -s "$lock" ] || ! is_usable; then
             echo unfinished >"$lock"
-            make_venv
+            make_venv || without_uv || fail "$venv cannot be made, the reason is above"
         fi
         echo unfinished >"$lock"
         say "installing${group:+ what \"$group\" needs} into $venv (TensorFlow is large: some minutes the first time)"
-        install || fail "the install failed, its own words are above; the same command starts it afresh"
+        install || { without_uv && install; } ||
+            fail "the install failed, its own words are above; the same command starts it afresh"
         state >"$stamp"
         : >"$lock"
     ) 9>>"$lock"
@@ -65,6 +67,7 @@ is_usable() {
 
 # Only a uv that knows dependency groups will do; an older one leaves the work to pip.
 has_uv() {
+    if [ "$uv_failed" ]; then return 1; fi
     case $(uv pip install --help 2>/dev/null) in
         *--group*) true ;;
         *) false ;;
@@ -77,14 +80,23 @@ make_venv() {
         python=$(find_python "$supported") || python=3.13 # which uv fetches
         uv venv --quiet --no-project --python "$python" "$venv"
     elif python=$(find_python "import ensurepip, venv; $supported"); then
-        "$python" -m venv "$venv"
-        "$bin/python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1' # the first that knows groups
+        "$python" -m venv "$venv" &&
+            "$bin/python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1' # the first that knows groups
     elif python=$(find_python "$supported"); then
         fail "$python cannot make virtual environments: install its venv module" \
             "(Debian and Ubuntu: apt install python3-venv) or uv (https://docs.astral.sh/uv/)"
     else
         fail "no Python of 3.11, 3.12 or 3.13 is on the PATH: install one, or uv (https://docs.astral.sh/uv/)"
     fi
+}
+
+# A uv that cannot install where pip perhaps can (another trust store, another index) is left out from here on, and
+# .venv made anew. False where uv had no part in it, or no Python is there without it.
+without_uv() {
+    has_uv && find_python "import ensurepip, venv; $supported" >/dev/null || return
+    say "uv failed, its own words are above: trying pip in its place"
+    uv_failed=yes
+    make_venv
 }
 
 # The first Python on which the check passes. It is run, not only looked up: a pyenv shim may be there and not work.

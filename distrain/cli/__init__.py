@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-JOB = click.Path(path_type=Path)
+# Whether a path can be used is told by those that use it, together with what to do about it.
+PATH = click.Path(path_type=Path, readable=False)
 SET = click.option(
     "--set",
     "sets",
@@ -35,11 +36,11 @@ def distrain() -> None:
 
 
 @distrain.command()
-@click.argument("job", type=JOB)
+@click.argument("job", type=PATH)
 @SET
 @click.option(
     "--runs-dir",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default=Path("runs"),
     show_default=True,
     help="Where run directories are made.",
@@ -63,7 +64,7 @@ def run(
         return 0
     from distrain.launcher.run import run_job
 
-    result = run_job(spec, job_file=job, runs_dir=runs_dir, plain=plain, to_stderr=as_json)
+    result = run_job(spec, job_file=job, runs_dir=runs_dir, plain=plain, to_stderr=as_json, then_exit=True)
     if as_json:
         show.summary(result)
     if not result.shown:
@@ -73,7 +74,7 @@ def run(
 
 
 @distrain.command()
-@click.argument("jobs", type=JOB, nargs=-1, required=True, metavar="JOB...")
+@click.argument("jobs", type=PATH, nargs=-1, required=True, metavar="JOB...")
 @SET
 def validate(jobs: tuple[Path, ...], sets: tuple[str, ...]) -> int:
     """Say what is wrong with each JOB, all of it at once, and start nothing."""

@@ -5,19 +5,26 @@ Pure rules over a JobSpec. `load` runs them and finds the place of each complain
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from distrain.job.cluster import needs_address, tasks_of
+from distrain.job.file.keras_names import LOSSES, logged_name
+from distrain.job.file.kinds import listed, quoted, suggestion
 from distrain.job.spec import DATASETS, JobSpec
 
-Sentence = tuple[str, str] | None
-"""The problem and its remedy."""
+INTEGER_LABELS = ("digits", "mnist", "fashion_mnist")
+
+Sentence = tuple[str, ...] | None
+"""The problem and its remedy, then the paths, most exact first, of which the first that is given gets the complaint."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`paths`: the keys that it looks at; the complaint goes to the first of them that the file gives."""
+    """`paths`: the keys that it looks at; the complaint goes to the first that the file gives, those of the sentence
+    before these.
+    """
 
     paths: tuple[str, ...]
     judge: Callable[[JobSpec], Sentence]
@@ -134,16 +141,47 @@ def _deterministic_parameter_server(job: JobSpec) -> Sentence:
     )
 
 
-def _watched_without_validation(job: JobSpec) -> Sentence:
-    for callback in job.training.callbacks:
-        watched = callback.args.get("monitor", "val_loss")
-        stops = callback.name in ("EarlyStopping", "ReduceLROnPlateau")
-        if job.training.validation == 0 and stops and str(watched).startswith("val_"):
+def _watched(job: JobSpec) -> Sentence:
+    """A callback that watches what will never be in the logs does nothing, all run long."""
+    known = _log_names(job)
+    for index, callback in enumerate(job.training.callbacks):
+        if callback.name not in ("EarlyStopping", "ReduceLROnPlateau", "ModelCheckpoint"):
+            continue
+        if callback.name == "ModelCheckpoint" and not callback.args.get("save_best_only"):
+            continue
+        watched = str(callback.args.get("monitor", "val_loss"))
+        place = f"training.callbacks.{index}"
+        places = (f"{place}.monitor", f"{place}.args.monitor", place)
+        # Keras numbers the second metric of one name: auc_1.
+        if known and re.sub(r"_[0-9]+$", "", watched) not in known and watched not in known:
+            problem = f"callback {callback.name} watches {quoted(watched)}, which no log of this job holds"
+            return (problem, suggestion(watched, known, f"choose one of {listed(known)}"), *places)
+        if job.training.validation == 0 and watched.startswith("val_"):
             return (
                 f"callback {callback.name} watches {watched}, and training.validation is false",
                 "set its monitor to a training metric such as loss, or set training.validation to true",
+                *places,
             )
     return None
+
+
+def _log_names(job: JobSpec) -> tuple[str, ...]:
+    """All that Keras's logs hold at the end of an epoch; empty where the user's own code may add to them."""
+    given = (job.model, *job.training.metrics, *job.training.callbacks)
+    if any(":" in named.name for named in given):
+        return ()
+    names = ("loss", *(logged_name(metric.name, metric.args) for metric in job.training.metrics))
+    return (*names, *(f"val_{name}" for name in names), "learning_rate")
+
+
+def _one_hot_loss(job: JobSpec) -> Sentence:
+    wanted = ("CategoricalCrossentropy", "CategoricalFocalCrossentropy")
+    if LOSSES.class_of(job.training.loss.name) not in wanted or job.dataset.name not in INTEGER_LABELS:
+        return None
+    return (
+        f"training.loss is {job.training.loss.name}, and dataset {job.dataset.name} has no one-hot labels",
+        "its labels are whole numbers: use sparse_categorical_crossentropy",
+    )
 
 
 RULES = (
@@ -160,6 +198,7 @@ RULES = (
     Rule(("dataset.args", "dataset.name"), _arguments_of_a_built_in),
     Rule(("checkpoint.every_epochs", "checkpoint.every_steps"), _two_intervals),
     Rule(("cluster.ports", "cluster.workers", "cluster.ps", "strategy.name"), _ports),
-    Rule(("training.callbacks", "training.validation"), _watched_without_validation),
+    Rule(("training.callbacks", "training.validation", "training.metrics", "model"), _watched),
+    Rule(("training.loss", "dataset.name"), _one_hot_loss),
     Rule(("training.deterministic", "strategy.name"), _deterministic_parameter_server),
 )

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from distrain.errors import JobError
 from distrain.job.check import RULES
-from distrain.job.file.kinds import Findings, printable, shown
-from distrain.job.file.schema import JOB, homes
+from distrain.job.file.kinds import Findings, printable, quoted, shown
+from distrain.job.file.schema import JOB, default_list, homes
 from distrain.job.file.source import Place, decode, read_source
 from distrain.job.file.tree import Entry, Items, Node, Scalar, Table, parse
 from distrain.job.spec import JobSpec
@@ -68,8 +68,9 @@ def _read(tree: Node, file: str, findings: Findings) -> JobSpec:
             continue
         sentence = rule.judge(job)
         if sentence is not None:
-            path = next((path for path in rule.paths if _given(tree, path)), "")
-            findings.complaints.append(_place(tree, path).complaint(*sentence))
+            problem, remedy, *exactly = sentence
+            path = next((path for path in (*exactly, *rule.paths) if _given(tree, path)), "")
+            findings.complaints.append(_place(tree, path).complaint(printable(problem), remedy))
     return job
 
 
@@ -82,8 +83,11 @@ def _name_after(file: str) -> str:
 def _find(tree: Node, path: str) -> Node | None:
     node: Node | None = tree
     for part in path.split("."):
-        entry = node.entries.get(part) if isinstance(node, Table) else None
-        node = entry.node if entry else None
+        if isinstance(node, Items):
+            node = node.nodes[int(part)]
+        else:
+            entry = node.entries.get(part) if isinstance(node, Table) else None
+            node = entry.node if entry else None
     return node
 
 
@@ -123,13 +127,16 @@ def _with_value(
         return value
     key, path = keys[0], f"{above}.{keys[0]}" if above else keys[0]
     if node is None or (isinstance(node, Scalar) and node.value is None):
-        node = Table(place)
+        node = default_list(above, place) or Table(place)
     if isinstance(node, Items):
-        if not key.isdecimal() or int(key) >= len(node.nodes):
-            problem = f"{above} is a list of {len(node.nodes)}, and {key} is none of its positions"
+        index = int(key) if key.isdecimal() and len(key) < 10 else None
+        if index is None or index >= len(node.nodes):
+            entries = {0: "no entries", 1: "1 entry"}.get(len(node.nodes), f"{len(node.nodes)} entries")
+            problem = f"{above} has {entries}, so {path} is beyond its end"
+            if not key.isdecimal():
+                problem = f"{above} is a list, and {quoted(key)} is no position in it"
             findings.add(place, path, problem, f"count from 0, or set the whole list: {above}=[...]")
             return node
-        index = int(key)
         changed = _with_value(node.nodes[index], keys[1:], value, place, findings, path)
         return replace(node, nodes=(*node.nodes[:index], changed, *node.nodes[index + 1 :]))
     if isinstance(node, Scalar):

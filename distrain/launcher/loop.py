@@ -6,7 +6,6 @@ transports', what is recorded and shown is the sinks'.
 
 from __future__ import annotations
 
-import os
 import selectors
 import signal
 import socket
@@ -51,6 +50,7 @@ class Loop:
         signals: socket.socket | None,
         *,
         python: str,
+        cwd: str,
         import_paths: tuple[str, ...],
         began: float,
     ) -> None:
@@ -59,6 +59,7 @@ class Loop:
         self._sinks = list(sinks)
         self._bundle = bundle
         self._python = python
+        self._cwd = cwd
         self._import_paths = import_paths
         self._placements = place(job, (LOCAL,))
         serves = job.strategy.name == "ParameterServer"
@@ -286,7 +287,7 @@ class Loop:
             run_dir=str(self._rundir.path),
             attempt=self.state.attempt,
             python=self._python,
-            cwd=os.getcwd(),
+            cwd=self._cwd,
             import_paths=self._import_paths,
             cores={host: welcome.cores for host, welcome in self._welcomes.items()},
             gpus={host: welcome.gpus for host, welcome in self._welcomes.items()},

@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from distrain.errors import UsageError
 from distrain.job.cluster import LOCAL, place
 from distrain.job.dump import to_yaml
 from distrain.job.plan import Plan, make_plan, placeholder_addresses
@@ -45,19 +46,25 @@ def run_job(
     plain: bool = False,
     to_stderr: bool = False,
     python: str = sys.executable,
+    then_exit: bool = False,
 ) -> RunResult:
     """Runs `job` to its end, on this machine, with `python` as the interpreter of agent and tasks.
 
-    `plain`: lines in place of the live view. `to_stderr`: leave stdout alone.
+    `plain`: lines in place of the live view. `to_stderr`: leave stdout alone. SIGINT, SIGTERM and SIGHUP stop the run,
+    and are the caller's again afterwards; `then_exit`: they are ignored from then on, for a caller that only exits with
+    the result, which nothing shall change any more.
 
     Raises:
-        UsageError: the run directory cannot be made. What happens later is in the result.
+        UsageError: the run directory cannot be made, or there is no current folder. What happens later is in the
+            result.
     """
-    with _caught_signals() as signals:
+    cwd = _current_folder()
+    import_paths = _import_paths(cwd, job_file)
+    with _caught_signals(then_ignored=then_exit) as signals, _stream(to_stderr=to_stderr) as stream:
         began = time.time()
         rundir = RunDir.create(runs_dir, job.name, now=began)
         rundir.write_job(to_yaml(job))
-        sinks = open_sinks(rundir, plain=plain, stream=sys.stderr if to_stderr else sys.stdout)
+        sinks = open_sinks(rundir, plain=plain, stream=stream)
         loop = Loop(
             job,
             rundir,
@@ -65,7 +72,8 @@ def run_job(
             open_bundle(),
             signals,
             python=python,
-            import_paths=_import_paths(job_file),
+            cwd=cwd,
+            import_paths=import_paths,
             began=began,
         )
         try:
@@ -77,7 +85,12 @@ def run_job(
 
 
 def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
-    """The plan of a run on this machine, with placeholders where ports would be."""
+    """The plan of a run on this machine, with placeholders where ports would be.
+
+    Raises:
+        UsageError: there is no current folder.
+    """
+    cwd = _current_folder()
     placements = place(job, (LOCAL,))
     return make_plan(
         job,
@@ -87,24 +100,51 @@ def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
         run_dir=f"runs/{job.name}-dry-run",
         attempt=1,
         python=sys.executable,
-        cwd=os.getcwd(),
-        import_paths=_import_paths(job_file),
+        cwd=cwd,
+        import_paths=_import_paths(cwd, job_file),
         cores={LOCAL.name: len(os.sched_getaffinity(0))},
         gpus={},
     )
 
 
-def _import_paths(job_file: Path | None) -> tuple[str, ...]:
+def _current_folder() -> str:
+    """Where the user stands, and the tasks will.
+
+    Raises:
+        UsageError: that folder has been deleted, or may not be looked at.
+    """
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            f"the current folder cannot be used: {error.strerror} (has it been deleted?); "
+            "change into another and run again"
+        ) from error
+
+
+def _import_paths(cwd: str, job_file: Path | None) -> tuple[str, ...]:
     """Where `package.module:function` is looked for: where the user stands, then beside the job file."""
-    places = [Path.cwd(), *([job_file.resolve().parent] if job_file else [])]
-    return tuple(dict.fromkeys(str(place) for place in places))
+    places = [cwd, *([str(job_file.resolve().parent)] if job_file else [])]
+    return tuple(dict.fromkeys(places))
 
 
 @contextmanager
-def _caught_signals() -> Iterator[socket.socket | None]:
+def _stream(*, to_stderr: bool) -> Iterator[TextIO]:
+    """Where a run is shown; nowhere in a program that was started without that stream."""
+    stream: TextIO | None = sys.stderr if to_stderr else sys.stdout
+    if stream is not None:
+        yield stream
+        return
+    with open(os.devnull, "w") as nowhere:
+        yield nowhere
+
+
+@contextmanager
+def _caught_signals(*, then_ignored: bool) -> Iterator[socket.socket | None]:
     """A socket on which SIGINT, SIGTERM and SIGHUP arrive as bytes, in place of what they do by default.
 
-    None outside the main thread, where Python handles no signals: the caller's program keeps them.
+    Afterwards they do what they did before or, without a moment in between, nothing. None outside the main thread,
+    where Python handles no signals: the caller's program keeps them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield None
@@ -122,6 +162,6 @@ def _caught_signals() -> Iterator[socket.socket | None]:
     finally:
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if then_ignored else handler)
         reader.close()
         writer.close()

@@ -10,7 +10,7 @@ from distrain.worker import models
 
 
 def test_reader_and_worker_agree() -> None:
-    assert set(BUILT_IN_MODELS.classes) == set(MODELS)
+    assert set(BUILT_IN_MODELS) == set(MODELS)
     for name in MODELS:
         takes = set(inspect.signature(getattr(models, name)).parameters) - {"input_shape"}
-        assert set(BUILT_IN_MODELS.arguments(name)) == takes
+        assert set(BUILT_IN_MODELS[name]) == takes

@@ -136,6 +136,28 @@ VALUES = [
         "a function of your own is named package.module:function",
     ),
     ("model: {name: cnn, filter: 8}", '1:20: cnn has no argument "filter"; did you mean "filters"?'),
+    ("model: {name: cnn, filters: -1}", "1:29: model.filters is -1; give 1 or more"),
+    ("model: {name: cnn, dense: 1.5}", "1:27: model.dense is 1.5, which is no whole number; give 1 or more"),
+    ("model: {args: {classes: 0}}", "1:25: model.classes is 0; give 1 or more"),
+    ("model: {name: cnn, dropout: 1}", "1:29: model.dropout is 1; give a number from 0 to below 1"),
+    ("model: {name: mlp, dropout: -0.1}", "1:29: model.dropout is -0.1; give a number from 0 to below 1"),
+    ("model: {name: mlp, dropout: .nan}", "1:29: model.dropout is .nan; give a number from 0 to below 1"),
+    ("model: {name: mlp, dropout: yes}", "1:29: model.dropout is yes; give a number from 0 to below 1"),
+    (
+        "model: {name: mlp, hidden: abc}",
+        '1:28: model.hidden is "abc"; give a list of layer sizes, such as [128, 64]',
+    ),
+    ("model: {name: mlp, hidden: []}", "1:28: model.hidden is empty; give a list of layer sizes, such as [128, 64]"),
+    ("model: {name: mlp, hidden: [64, 0]}", "1:33: model.hidden.1 is 0; give 1 or more"),
+    (
+        "model: {name: keras.applications.MobileNetV2, alhpa: 1}",
+        '1:47: keras.applications.MobileNetV2 has no argument "alhpa"; did you mean "alpha"?',
+    ),
+    (
+        "model: {name: keras.applications.VGG16, minimalistic: true}",
+        '1:41: keras.applications.VGG16 has no argument "minimalistic"; its arguments are include_top, weights, '
+        "input_tensor, input_shape, pooling, classes, classifier_activation, name",
+    ),
     ("model: {nmae: cnn}", '1:9: cnn has no argument "nmae"; did you mean "name"?'),
     ("model: [cnn]", "1:8: model is a list; give a name, or {name: ..., arguments}"),
     ("dataset: mnits", '1:10: dataset.name is "mnits", which distrain does not know; did you mean "mnist"?'),
@@ -216,6 +238,18 @@ VALUES = [
     ),
     ("env: {2X: a}", '1:7: "2X" is no name of an environment variable; use letters, digits and _, no digit first'),
     ("env: {A: yes}", '1:10: env.A is yes, which is not text; write "yes" or whatever the program expects'),
+    (
+        'env: {A: "a\\0b"}',
+        "1:10: env.A holds the character U+0000, which no environment variable can hold; remove it",
+    ),
+    (
+        'env: {A: "\\udcff"}',
+        "1:10: env.A holds the character U+DCFF, which no environment variable can hold; remove it",
+    ),
+    (
+        'dataset: {name: npz, path: "a\\0b"}',
+        "1:28: dataset.path holds the character U+0000; remove it",
+    ),
     ("env: {A: [1]}", "1:10: env.A is a list, and an environment variable holds text; give text"),
     ("env: [A]", "1:6: env is a list; give a mapping such as {NAME: value}"),
     (
@@ -291,8 +325,36 @@ COMBINATIONS = [
     ),
     (
         "training: {validation: false, callbacks: [EarlyStopping]}",
-        "1:42: callback EarlyStopping watches val_loss, and training.validation is false; "
+        "1:43: callback EarlyStopping watches val_loss, and training.validation is false; "
         "set its monitor to a training metric such as loss, or set training.validation to true",
+    ),
+    (
+        "training: {callbacks: [TerminateOnNaN, {name: EarlyStopping, monitor: val_los}]}",
+        '1:71: callback EarlyStopping watches "val_los", which no log of this job holds; did you mean "val_loss"?',
+    ),
+    (
+        "training: {callbacks: {name: ReduceLROnPlateau, args: {monitor: val_acc}}}",
+        '1:65: callback ReduceLROnPlateau watches "val_acc", which no log of this job holds; '
+        'did you mean "val_accuracy"?',
+    ),
+    (
+        "training: {metrics: [mse], callbacks: {name: EarlyStopping, monitor: accuracy}}",
+        '1:70: callback EarlyStopping watches "accuracy", which no log of this job holds; '
+        "choose one of loss, mean_squared_error, val_loss, val_mean_squared_error, learning_rate",
+    ),
+    (
+        "training: {callbacks: {name: ModelCheckpoint, filepath: best.keras, save_best_only: true, monitor: val_los}}",
+        '1:100: callback ModelCheckpoint watches "val_los", which no log of this job holds; did you mean "val_loss"?',
+    ),
+    (
+        "dataset: mnist\ntraining: {loss: categorical_crossentropy}",
+        "2:18: training.loss is categorical_crossentropy, and dataset mnist has no one-hot labels; "
+        "its labels are whole numbers: use sparse_categorical_crossentropy",
+    ),
+    (
+        "training: {loss: {name: CategoricalCrossentropy, label_smoothing: 0.1}}",
+        "1:18: training.loss is CategoricalCrossentropy, and dataset digits has no one-hot labels; "
+        "its labels are whole numbers: use sparse_categorical_crossentropy",
     ),
     (
         "strategy: ParameterServer\ntraining: {deterministic: true}",
@@ -356,8 +418,28 @@ OPTIONS = [
     ),
     (
         "training.metrics.3=mse",
-        "--set training.metrics.3: training.metrics is a list of 1, and 3 is none of its positions; "
+        "--set training.metrics.3: training.metrics has 1 entry, so training.metrics.3 is beyond its end; "
         "count from 0, or set the whole list: training.metrics=[...]",
+    ),
+    (
+        f"training.metrics.{'9' * 30}=mse",
+        f"--set training.metrics.{'9' * 30}: training.metrics has 1 entry, so training.metrics.{'9' * 30} is beyond its "
+        "end; count from 0, or set the whole list: training.metrics=[...]",
+    ),
+    (
+        "training.metrics.last=mse",
+        '--set training.metrics.last: training.metrics is a list, and "last" is no position in it; '
+        "count from 0, or set the whole list: training.metrics=[...]",
+    ),
+    (
+        "training.callbacks.0=TerminateOnNaN",
+        "--set training.callbacks.0: training.callbacks has no entries, so training.callbacks.0 is beyond its end; "
+        "count from 0, or set the whole list: training.callbacks=[...]",
+    ),
+    (
+        "cluster.ports.0=20000",
+        "--set cluster.ports.0: cluster.ports has no entries, so cluster.ports.0 is beyond its end; "
+        "count from 0, or set the whole list: cluster.ports=[...]",
     ),
     ("model={a", "--set model: the bracket opened on line 1 is not closed here; put in , or close it"),
     ("env={a: 1, a: 2}", '--set env: the key "a" is given twice; keep one of the two'),

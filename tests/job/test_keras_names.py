@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +20,7 @@ NOT_FOR_JOBS = {
 }  # fmt: skip
 # Exported by Keras, though its `get` does not know them: the worker finds them as classes.
 NOT_FOR_GET = {"Lamb", "lamb", "CategoricalGeneralizedCrossEntropy", "categorical_generalized_cross_entropy"}
-BY_SHAPE = {"acc", "ce", "crossentropy"}
+BY_SHAPE = {"acc"}
 
 
 def classes(module: ModuleType, kind: type) -> dict[str, type]:
@@ -56,8 +57,27 @@ def test_the_table_is_keras() -> None:
     check(SCHEDULES, classes(keras.optimizers.schedules, keras.optimizers.schedules.LearningRateSchedule))
     check(CALLBACKS, classes(keras.callbacks, keras.callbacks.Callback))
     assert all(hasattr(keras.callbacks, name) for name in CALLBACKS.unusable)
-    functions = {name for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
-    assert {name.rpartition(".")[2] for name in keras_names.APPLICATIONS} == functions
+    functions = {name: value for name, value in vars(keras.applications).items() if inspect.isfunction(value)}
+    takes = {
+        f"keras.applications.{name}": set(inspect.signature(value).parameters) for name, value in functions.items()
+    }
+    assert {name: set(words.split()) for name, words in keras_names.APPLICATIONS.items()} == takes
+
+
+def test_metrics_are_logged_under_the_names_that_the_table_says() -> None:
+    import keras
+    import numpy as np
+
+    arguments = {"num_classes": 3, "target_class_ids": [1]}
+    for name in METRICS.classes:
+        given = {"dtype": "float32", **{key: arguments.get(key, 0.5) for key in METRICS.required(name)}}
+        made = getattr(keras.metrics, name)(**given)
+        assert re.fullmatch(f"{keras_names.logged_name(name, given)}(_[0-9]+)?", made.name), name
+    for name in ("acc", "accuracy", "Accuracy"):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+        model.compile(loss="sparse_categorical_crossentropy", metrics=[name])
+        logs = model.evaluate(np.zeros((4, 2)), np.zeros(4), verbose=0, return_dict=True)
+        assert set(logs) == {"loss", keras_names.logged_name(name, {})}
 
 
 def test_keras_finds_every_name_that_the_table_accepts() -> None:

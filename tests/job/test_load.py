@@ -178,6 +178,49 @@ def test_options_reach_into_short_forms_and_follow_one_another() -> None:
     assert job("training: {steps_per_epoch: 3}", "training.steps_per_epoch=").training.steps_per_epoch is None
 
 
+@pytest.mark.parametrize("file", ["{}", "training: {metrics: }"])
+def test_options_reach_into_a_default_list(file: str) -> None:
+    assert job(file, "training.metrics.0=mse").training.metrics == (Named("mse"),)
+    weighted = job(file, "training.metrics.0.dtype=float64").training.metrics
+    assert weighted == (Named("accuracy", {"dtype": "float64"}),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "training: {callbacks: {name: EarlyStopping, monitor: val_accuracy}}",
+        "training: {callbacks: {name: EarlyStopping, monitor: learning_rate}}",
+        "training: {metrics: acc, callbacks: {name: EarlyStopping, monitor: acc}}",
+        "training: {metrics: [AUC, AUC], callbacks: {name: EarlyStopping, monitor: val_auc_1}}",
+        "training: {metrics: {name: AUC, args: {name: area}}, callbacks: {name: EarlyStopping, monitor: area}}",
+        "training: {callbacks: {name: ModelCheckpoint, filepath: all.keras, monitor: unused}}",
+    ],
+)
+def test_what_the_logs_will_hold_may_be_watched(text: str) -> None:
+    assert job(text).training.callbacks
+
+
+@pytest.mark.parametrize(
+    "own", ["model: my.nets:make", "training: {metrics: my.metrics:Mine}", "training: {callbacks: [my.calls:Mine]}"]
+)
+def test_anything_may_be_watched_where_code_of_ones_own_may_log_it(own: str) -> None:
+    watching = "training.callbacks=[{name: EarlyStopping, monitor: val_mine}]"
+    if "callbacks" in own:
+        watching = watching.replace("=[", "=[my.calls:Mine, ")
+    assert job(own, watching).training.callbacks
+
+
+def test_one_hot_labels_are_not_ruled_out_where_nobody_knows() -> None:
+    own = "{dataset: {name: npz, path: x.npz}, training: {loss: categorical_crossentropy}}"
+    assert job(own).training.loss == Named("categorical_crossentropy")
+
+
+def test_arguments_of_built_in_models_are_read_by_their_kinds() -> None:
+    assert job("model: {name: mlp, hidden: [1e2, 64], dropout: 0}").model == Named(
+        "mlp", {"hidden": [100, 64], "dropout": 0}
+    )
+
+
 def test_the_name_of_the_command_line_wins() -> None:
     assert parse_job("name: a", "f.yaml", name="b").name == "b"
 
@@ -269,6 +312,14 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
     missing = tmp_path / "quikstart.yaml"
     assert refusal(missing) == f"{missing}: there is no such file; did you mean {tmp_path}/quickstart.yaml?"
     assert "there is no directory" in refusal(tmp_path / "nowhere" / "x.yaml")
+
+
+def test_a_missing_file_names_none_that_is_only_alike_in_its_ending(tmp_path: Path) -> None:
+    (tmp_path / "inf.yaml").write_text("model: mlp\n")
+    missing = tmp_path / "missing.yaml"
+    assert refusal(missing) == f"{missing}: there is no such file; check the path"
+    (tmp_path / "missing.yml").write_text("model: mlp\n")
+    assert refusal(missing).endswith(f"did you mean {tmp_path}/missing.yml?")
 
 
 def test_pipes_and_devices_are_refused_without_waiting_for_them(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _OPTIMIZERS: Mapping[str, str] = {
     "Adadelta": "learning_rate rho epsilon",
@@ -137,16 +138,27 @@ _ABBREVIATIONS = {
     "bce": "BinaryCrossentropy",
 }
 
-_APPLICATIONS = (
-    "ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge DenseNet121 DenseNet169 DenseNet201 "
-    "EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4 EfficientNetB5 EfficientNetB6 "
-    "EfficientNetB7 EfficientNetV2B0 EfficientNetV2B1 EfficientNetV2B2 EfficientNetV2B3 EfficientNetV2L "
-    "EfficientNetV2M EfficientNetV2S InceptionResNetV2 InceptionV3 MobileNet MobileNetV2 MobileNetV3Large "
-    "MobileNetV3Small NASNetLarge NASNetMobile ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2 "
-    "VGG16 VGG19 Xception"
-)
+_SHARED = "include_top weights input_tensor input_shape pooling classes classifier_activation name"
+_PREPROCESSING = "include_preprocessing"
+_NETWORKS: Mapping[str, str] = {
+    "ConvNeXtBase ConvNeXtLarge ConvNeXtSmall ConvNeXtTiny ConvNeXtXLarge": _PREPROCESSING,
+    "DenseNet121 DenseNet169 DenseNet201": "",
+    "EfficientNetB0 EfficientNetB1 EfficientNetB2 EfficientNetB3 EfficientNetB4": "",
+    "EfficientNetB5 EfficientNetB6 EfficientNetB7": "",
+    "EfficientNetV2B0 EfficientNetV2B1 EfficientNetV2B2 EfficientNetV2B3": _PREPROCESSING,
+    "EfficientNetV2L EfficientNetV2M EfficientNetV2S": _PREPROCESSING,
+    "InceptionResNetV2 InceptionV3 NASNetLarge NASNetMobile": "",
+    "MobileNet": "alpha depth_multiplier dropout",
+    "MobileNetV2": "alpha",
+    "MobileNetV3Large MobileNetV3Small": f"alpha minimalistic dropout_rate {_PREPROCESSING}",
+    "ResNet101 ResNet101V2 ResNet152 ResNet152V2 ResNet50 ResNet50V2 VGG16 VGG19 Xception": "",
+}
 
-APPLICATIONS = tuple(f"keras.applications.{name}" for name in _APPLICATIONS.split())
+APPLICATIONS: Mapping[str, str] = {
+    f"keras.applications.{name}": f"{own} {_SHARED}".strip()
+    for names, own in _NETWORKS.items()
+    for name in names.split()
+}
 
 
 @dataclass(frozen=True)
@@ -211,14 +223,22 @@ LOSSES = Family(
 METRICS = Family(
     _METRICS,
     shared="name dtype",
-    # The last three mean to Keras: binary, categorical or sparse, whichever fits the labels.
-    aliases={
-        **_aliases(_METRICS, _ABBREVIATIONS),
-        "acc": "Accuracy",
-        "ce": "CategoricalCrossentropy",
-        "crossentropy": "CategoricalCrossentropy",
-    },
+    # `acc`, as `accuracy`, means to Keras: binary, categorical or sparse, whichever fits the labels.
+    aliases={**_aliases(_METRICS, _ABBREVIATIONS), "acc": "Accuracy"},
 )
+_LOGGED_OTHERWISE = {"FBetaScore": "fbeta_score", "LogCoshError": "logcosh"}
+
+
+def logged_name(metric: str, arguments: Mapping[str, Any]) -> str:
+    """What Keras calls a metric that it knows in its logs, but for the number that it gives to a second one."""
+    class_name = METRICS.class_of(metric)
+    if arguments.get("name") or class_name is None:
+        return str(arguments.get("name") or metric)
+    if class_name == "Accuracy" and not arguments:
+        return metric
+    return _LOGGED_OTHERWISE.get(class_name) or snake_case(class_name)
+
+
 SCHEDULES = Family(_SCHEDULES)
 CALLBACKS = Family(
     _CALLBACKS,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distrain.job.file import keras_names
-from distrain.job.file.kinds import UNUSABLE, Findings, listed, quoted, shown, suggestion
+from distrain.job.file.kinds import UNUSABLE, Findings, Kind, listed, quoted, shown, suggestion
 from distrain.job.file.source import Place
 from distrain.job.file.tree import Entry, Items, Node, Scalar, Table
 from distrain.job.spec import Named
@@ -86,14 +86,16 @@ class FamilyName:
 
 @dataclass(frozen=True)
 class NamedKind:
-    """A name and arguments. `name` reads the name; with `family`, the arguments are checked as well.
+    """A name and arguments. `name` reads the name; with `family`, the arguments' names are checked as well.
 
-    `default`: the name when only arguments are given, None if there must be one.
+    `default`: the name when only arguments are given, None if there must be one. `values`: the kinds of arguments
+    that distrain itself defines, by name and argument.
     """
 
     name: KnownOrFunction | FamilyName
     family: keras_names.Family | None = None
     default: str | None = None
+    values: Mapping[str, Mapping[str, Kind]] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -115,7 +117,13 @@ class NamedKind:
         else:
             return findings.add(node.place, path, f"{path} has no name", "write {name: ..., arguments}")
         entries = argument_entries(node, path, findings)
-        args = {key: self._argument(key, entry.node, f"{path}.{key}", findings) for key, entry in entries.items()}
+        kinds = self.values.get(name, {}) if name is not UNUSABLE else {}
+        args = {
+            key: kinds[key].read(entry.node, f"{path}.{key}", findings)
+            if key in kinds
+            else self._argument(key, entry.node, f"{path}.{key}", findings)
+            for key, entry in entries.items()
+        }
         if name is not UNUSABLE and self.family is not None:
             check_arguments(self.family, name, entries, node.place, path, findings)
         return UNUSABLE if len(findings.complaints) > before else Named(name, args)

@@ -12,8 +12,20 @@ from typing import Any
 from distrain.job.file import keras_names
 from distrain.job.file.kinds import Findings, Kind, ListOf, Section, shown
 from distrain.job.file.named import FamilyName, KnownOrFunction, NamedKind, free_value
-from distrain.job.file.tree import Node, Scalar, Table
-from distrain.job.file.values import Boolean, Choice, Environment, Integer, Ports, RunName, Text, Validation
+from distrain.job.file.source import Place
+from distrain.job.file.tree import Items, Node, Scalar, Table
+from distrain.job.file.values import (
+    Boolean,
+    Choice,
+    Environment,
+    Integer,
+    LayerSizes,
+    Ports,
+    RunName,
+    Share,
+    Text,
+    Validation,
+)
 from distrain.job.spec import (
     DATASETS,
     MODELS,
@@ -71,7 +83,13 @@ class _Checkpoint(Section):
         return CheckpointSpec(**values)
 
 
-BUILT_IN_MODELS = keras_names.Family({"cnn": "filters dense dropout classes", "mlp": "hidden dropout classes"})
+BUILT_IN_MODELS: Mapping[str, Mapping[str, Kind]] = {
+    "cnn": {"filters": Integer(1), "dense": Integer(1), "dropout": Share(), "classes": Integer(1)},
+    "mlp": {"hidden": LayerSizes(), "dropout": Share(), "classes": Integer(1)},
+}
+_MODELS = keras_names.Family(
+    {**{name: " ".join(takes) for name, takes in BUILT_IN_MODELS.items()}, **keras_names.APPLICATIONS}
+)
 
 
 def owned_variable(name: str) -> str | None:
@@ -98,8 +116,9 @@ JOB = Section(
         "name": RunName(),
         "model": NamedKind(
             KnownOrFunction((*MODELS, *keras_names.APPLICATIONS), (*MODELS, "keras.applications.<Name>")),
-            BUILT_IN_MODELS,
+            _MODELS,
             _DEFAULTS.model.name,
+            BUILT_IN_MODELS,
         ),
         "dataset": Section(
             DatasetSpec,
@@ -163,6 +182,15 @@ def keys() -> Iterator[tuple[str, Kind, Any]]:
         if isinstance(kind, Section):
             for inner, inner_kind in kind.keys.items():
                 yield f"{name}.{inner}", inner_kind, kind.default(inner)
+
+
+def default_list(path: str, place: Place) -> Items | None:
+    """The list that stands at `path` in a job that gives none; None where no list belongs."""
+    kind, default = next(((kind, default) for known, kind, default in keys() if known == path), (None, None))
+    if kind is None or not isinstance(default, tuple):
+        return None
+    node = kind.expand(Items(place, tuple(Scalar(place, item.name) for item in default)))
+    return node if isinstance(node, Items) else None
 
 
 def homes() -> Mapping[str, str]:

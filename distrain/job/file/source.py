@@ -80,8 +80,10 @@ def _jobs_in(directory: Path) -> list[str]:
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"there is no directory {path.parent} either; check the path"
-    near = difflib.get_close_matches(path.name, _jobs_in(path.parent), n=1)
-    return f"did you mean {path.parent / near[0]}?" if near else "check the path"
+    # By their stems: what all names end in makes none of them alike.
+    by_stem = {Path(name).stem: name for name in _jobs_in(path.parent)}
+    near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.7)
+    return f"did you mean {path.parent / by_stem[near[0]]}?" if near else "check the path"
 
 
 def decode(source: bytes, file: str) -> str:

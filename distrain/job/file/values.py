@@ -16,6 +16,12 @@ _LARGEST = 2**31 - 1
 _LAST_PORT = 65535
 
 
+def _unpassable(text: str) -> str | None:
+    """The first character of `text` that the system can pass on neither in a path nor in the environment."""
+    odd = re.search("[\0\ud800-\udfff]", text)
+    return f"U+{ord(odd[0]):04X}" if odd else None
+
+
 class _Single:
     """A kind without short forms."""
 
@@ -51,6 +57,19 @@ def _whole(value: float) -> bool:
 
 
 @dataclass(frozen=True)
+class Share(_Single):
+    """A number from 0 to below 1."""
+
+    words: str = "number, 0 or more and below 1"
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        value = node.value if isinstance(node, Scalar) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1:
+            return value
+        return findings.add(node.place, path, f"{path} is {shown(node)}", "give a number from 0 to below 1")
+
+
+@dataclass(frozen=True)
 class Boolean(_Single):
     words: str = "true or false"
 
@@ -82,6 +101,8 @@ class Text(_Single):
 
     def read(self, node: Node, path: str, findings: Findings) -> Any:
         if isinstance(node, Scalar) and node.text and not (node.plain and node.value is None):
+            if bad := _unpassable(node.text):
+                return findings.add(node.place, path, f"{path} holds the character {bad}", "remove it")
             return node.text
         return findings.add(node.place, path, f"{path} is {shown(node)}, and it must be text", "write the text")
 
@@ -144,6 +165,18 @@ class Ports(_Single):
 
 
 @dataclass(frozen=True)
+class LayerSizes(_Single):
+    words: str = "list of whole numbers, 1 or more"
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if not isinstance(node, Items) or not node.nodes:
+            given = "empty" if isinstance(node, Items) else shown(node)
+            return findings.add(node.place, path, f"{path} is {given}", "give a list of layer sizes, such as [128, 64]")
+        sizes = [Integer(1).read(item, f"{path}.{index}", findings) for index, item in enumerate(node.nodes)]
+        return UNUSABLE if UNUSABLE in sizes else sizes
+
+
+@dataclass(frozen=True)
 class Environment(_Single):
     """`owned`: tells why distrain sets a variable itself, None for one that the job may set."""
 
@@ -170,6 +203,9 @@ class Environment(_Single):
                 word = entry.node.text
                 problem = f"{path}.{name} is {word or 'empty'}, which is not text"
                 findings.add(entry.node.place, path, problem, f'write "{word}" or whatever the program expects')
+            elif bad := _unpassable(entry.node.text):
+                problem = f"{path}.{name} holds the character {bad}, which no environment variable can hold"
+                findings.add(entry.node.place, path, problem, "remove it")
             else:
                 values[name] = entry.node.text
         return values
