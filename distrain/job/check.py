@@ -184,6 +184,17 @@ def _one_hot_loss(job: JobSpec) -> Sentence:
     )
 
 
+def _accumulating_parameter_server(job: JobSpec) -> Sentence:
+    if job.strategy.name != "ParameterServer" or "gradient_accumulation_steps" not in job.training.optimizer.args:
+        return None
+    return (
+        "gradient_accumulation_steps adds up the gradients of steps that follow each other, and ParameterServer's "
+        "workers take steps side by side",
+        "choose MultiWorkerMirrored, or raise dataset.batch_size",
+        "training.optimizer.gradient_accumulation_steps",
+    )
+
+
 RULES = (
     Rule(("strategy.name",), _tpu),
     Rule(("cluster.ps", "strategy.name"), _ps_without_parameter_server),
@@ -201,4 +212,5 @@ RULES = (
     Rule(("training.callbacks", "training.validation", "training.metrics", "model"), _watched),
     Rule(("training.loss", "dataset.name"), _one_hot_loss),
     Rule(("training.deterministic", "strategy.name"), _deterministic_parameter_server),
+    Rule(("training.optimizer", "strategy.name"), _accumulating_parameter_server),
 )

@@ -361,6 +361,11 @@ COMBINATIONS = [
         "2:27: training.deterministic is true, and ParameterServer's workers update the weights in no fixed order; "
         "choose MultiWorkerMirrored, or remove training.deterministic",
     ),
+    (
+        "strategy: ParameterServer\ntraining: {optimizer: {name: sgd, gradient_accumulation_steps: 4}}",
+        "2:65: gradient_accumulation_steps adds up the gradients of steps that follow each other, and ParameterServer's "
+        "workers take steps side by side; choose MultiWorkerMirrored, or raise dataset.batch_size",
+    ),
 ]
 
 
