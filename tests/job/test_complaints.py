@@ -363,7 +363,7 @@ COMBINATIONS = [
     ),
     (
         "strategy: ParameterServer\ntraining: {optimizer: {name: sgd, gradient_accumulation_steps: 4}}",
-        "2:65: gradient_accumulation_steps adds up the gradients of steps that follow each other, and ParameterServer's "
+        "2:64: gradient_accumulation_steps adds up the gradients of steps that follow each other, and ParameterServer's "
         "workers take steps side by side; choose MultiWorkerMirrored, or raise dataset.batch_size",
     ),
 ]
