@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from distrain.wire import EVENTS_FD, EVENTS_FD_VARIABLE, FORK, PRELOAD_FD_VARIABLE
-from distrain.worker import strategies
+from distrain.worker import bytecode, strategies
 from distrain.worker.__main__ import main as run_task
 
 _PR_SET_PDEATHSIG = 1
@@ -46,7 +46,8 @@ def main() -> int:
     started = time.monotonic()
     gc.disable()  # it would walk all that is imported again and again, and find next to nothing
     try:
-        versions = import_everything()
+        with bytecode.cached(bytecode.cache_folder()):
+            versions = import_everything()
     except BaseException as error:  # noqa: BLE001 - the agent must hear of whatever an import can raise
         traceback.print_exc()
         _send(connection, {"preload_error": "".join(traceback.format_exception_only(error)).strip()})

@@ -18,6 +18,9 @@ To enable the following instructions: AVX2 AVX512F FMA, in other operations, reb
 appropriate compiler flags.
 E0000 00:00:1795223894.894805    7621 cuda_platform.cc:52] failed call to cuInit: INTERNAL: CUDA error: Failed call to \
 cuInit: UNKNOWN ERROR (303)
+I0000 00:00:1795231451.798073   24571 local_rendezvous.cc:432] Local rendezvous recv item cancelled. Key hash: 653989
+W0000 00:00:1795231451.798073   24571 local_rendezvous.cc:412] Local rendezvous is aborting with status: \
+OUT_OF_RANGE: End of sequence
 I0000 00:00:1795223894.923247    7621 grpc_server_lib.cc:467] Started server with target: grpc://127.0.0.1:43811
 I0000 00:00:1795223894.956268    7705 coordination_service.h:529] /job:worker/replica:0/task:0 has connected to \
 coordination service. Incarnation: 7928721634991495285
@@ -42,6 +45,7 @@ E0000 00:00:1795223894.956333    7705 coordination_service.cc:700] /job:worker/r
 W0000 00:00:1795223894.956333    7705 coordination_service.cc:700] Waiting for 0/2 tasks to connect.
 I0000 00:00:1795223894.956333    7705 coordination_service.cc:1472] Barrier(x) has passed with status: INTERNAL: gone
 E0000 00:00:1795223894.956333    7705 base_collective_executor.cc:258] BaseCollectiveExecutor::StartAbort UNAVAILABLE
+W0000 00:00:1795231451.798383   24947 local_rendezvous.cc:412] Local rendezvous is aborting with status: CANCELLED: gone
 I0000 00:00:1795223894.956333    7705 ring_alg.cc:290] Aborting RingReduce with UNAVAILABLE: Collective ops is aborted
 E0000 00:00:1795223894.956333    7705 cuda_platform.cc:52] out of memory
 F0000 00:00:1795223894.956333    7705 cpu_feature_guard.cc:227] This TensorFlow binary is optimized for another machine.

@@ -29,6 +29,8 @@ _NOTICES = tuple(
         (rb"[EW]", rb"computation_placer\.cc", rb"computation placer already registered"),
         (rb"W", rb"gpu_device\.cc", rb"Cannot dlopen some GPU libraries"),
         (rb"W", rb"py_utils\.cc", rb"TF-TRT Warning: Could not find TensorRT"),
+        (rb"I", rb"local_rendezvous\.cc", rb"Local rendezvous recv item cancelled"),
+        (rb"[IW]", rb"local_rendezvous\.cc", rb"Local rendezvous is aborting with status: OUT_OF_RANGE: End of"),
         (rb"I", rb"grpc_server_lib\.cc", rb"Started server with target"),
         (rb"I", rb"coordination_service_agent\.cc", rb"Coordination agent has successfully connected"),
         (rb"I", rb"coordination_service\.(?:cc|h)", rb"/job:\S+ has connected to coordination service"),
