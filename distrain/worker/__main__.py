@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 something failed (with a traceback), 2 the job is at fault
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from distrain.worker.telemetry import Events
 
 def main() -> int:
     """Carry out the assignment on standard input; the code to exit with. Every exception is told here."""
+    faulthandler.enable()  # a crash in TensorFlow's own code then leaves every thread's Python stack in the log
     events = Events.from_environment()
     try:
         assignment = read_assignment(sys.stdin.read())
