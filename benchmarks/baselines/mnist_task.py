@@ -27,7 +27,7 @@ def build(keras: Any) -> Any:
         [
             keras.Input((28, 28, 1)),
             keras.layers.Rescaling(4.0),
-            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.Conv2D(32, 5, activation="relu"),
             keras.layers.MaxPooling2D(),
             keras.layers.Flatten(),
             keras.layers.Dense(128, activation="relu"),

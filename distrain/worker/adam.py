@@ -57,4 +57,5 @@ class _Update:
             beta2=tf.cast(optimizer.beta_2, dtype),
             epsilon=tf.cast(optimizer.epsilon, dtype),
             grad=tf.cast(gradient, dtype),
+            use_locking=True,  # a parameter server is updated by several workers at once
         )

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _APPLICATIONS = "keras.applications."
 _PIXEL_SCALE = 4.0
-_SMALLEST_SIDE = 4
-"""A 3x3 convolution and a 2x2 pool need as many rows and columns to leave something."""
+_SMALLEST_SIDE = 6
+"""A 5x5 convolution and a 2x2 pool need as many rows and columns to leave something."""
 
 
 def build_model(spec: Mapping[str, Any], dataset: Dataset) -> keras.Model:
@@ -82,7 +82,7 @@ def cnn(
         layers.Input(input_shape),
         *([layers.Reshape((*input_shape, 1))] if len(input_shape) == 2 else []),
         layers.Rescaling(_PIXEL_SCALE),
-        layers.Conv2D(filters, 3, activation="relu"),
+        layers.Conv2D(filters, 5, activation="relu"),
         layers.MaxPooling2D(2),
         layers.Flatten(),
         *_dropout(dropout, "cnn"),

@@ -42,8 +42,18 @@ class TrainStep:
             optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
             adam.fuse(optimizer)
 
-    def __call__(self, x: Any, y: Any, metrics: MetricState | None = None, state: Sequence[tf.Tensor] = ()) -> Any:
-        """Apply one step; (the loss over the global batch, the metrics' new `state` where `metrics` is given)."""
+    def __call__(
+        self,
+        x: Any,
+        y: Any,
+        metrics: MetricState | None = None,
+        state: Sequence[tf.Tensor] = (),
+        number: tf.Tensor | None = None,
+    ) -> Any:
+        """Apply one step; (the loss over the global batch, the metrics' new `state` where `metrics` is given).
+
+        `number`: how many steps came before this one, where the optimizer's own count cannot tell.
+        """
         model = self._model
         if not self._own:
             logs = model.train_step((x, y))
@@ -52,7 +62,8 @@ class TrainStep:
         # A weight that the loss does not depend on has no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
         *gradients, total = self._summed([*(gradient for gradient, _ in pairs), tf.cast(loss, tf.float32)])
-        model.optimizer.apply(gradients, [variable for _, variable in pairs])
+        with counted(model.optimizer, number) if number is not None else contextlib.nullcontext():
+            model.optimizer.apply(gradients, [variable for _, variable in pairs])
         with metrics.read_from(state) if metrics else contextlib.nullcontext() as scope:
             count = tf.shape(tf.nest.flatten(x)[0])[0]
             replicas = tf.distribute.get_replica_context().num_replicas_in_sync
@@ -68,6 +79,35 @@ class TrainStep:
             loss = model._compute_loss(x=x, y=y, y_pred=y_pred, training=True)
             scaled = model.optimizer.scale_loss(loss)
         return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred
+
+
+class _Count:
+    """Stands where an optimizer keeps its count of steps: can be read, and stays as it is."""
+
+    def __init__(self, value: tf.Tensor) -> None:
+        self.value = value
+        self.dtype = value.dtype.name
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> tf.Tensor:
+        return self.value if dtype is None else tf.cast(self.value, dtype)
+
+    def __add__(self, other: Any) -> tf.Tensor:
+        return self.value + other
+
+    def assign_add(self, _: int) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def counted(optimizer: keras.optimizers.Optimizer, number: tf.Tensor) -> Iterator[None]:
+    """Within, `optimizer` takes `number` for its count of steps, and leaves the count itself alone."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    kept = optimizer._iterations
+    optimizer.__dict__["_iterations"] = _Count(tf.cast(number, kept.dtype))  # past Keras's tracking of variables
+    try:
+        yield
+    finally:
+        optimizer.__dict__["_iterations"] = kept
 
 
 class MetricState:

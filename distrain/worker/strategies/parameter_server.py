@@ -1,7 +1,8 @@
 """ParameterServer: the chief hands out steps, workers take them independently, parameter servers hold the weights.
 
 Each worker holds the arrays itself and takes whole global batches: a step is done once, by whichever worker is free.
-Steps are counted here, on the chief: workers updating `optimizer.iterations` at once lose increments.
+Steps are counted here, on the chief, and each knows its number: workers that count up `optimizer.iterations` at once
+lose increments, and would see a count that lags.
 """
 
 from __future__ import annotations
@@ -179,7 +180,8 @@ class ParameterServer:
 
         def body(done: tf.Tensor, losses: tf.TensorArray, state: Any) -> Any:
             loss, state = self._strategy.run(
-                lambda step, state: self._step(*batch(step), self._metrics, state), args=(start + done, state)
+                lambda step, state: self._step(*batch(step), self._metrics, state, number=step),
+                args=(start + done, state),
             )
             return done + 1, losses.write(tf.cast(done, tf.int32), loss), list(state)
 

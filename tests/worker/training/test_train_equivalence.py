@@ -45,6 +45,15 @@ def test_the_losses_are_those_of_one_device(optimizer: str, start: Callable[...,
         assert losses(start, make_job, named, **where) == pytest.approx(expected, rel=tolerance), name
 
 
+def test_each_step_of_a_parameter_server_job_knows_its_number(start: Callable[..., Any], make_job: Any) -> None:
+    """Both Adam and the schedule count steps. With one worker, nothing else sets its losses apart."""
+    schedule = {"name": "ExponentialDecay", "initial_learning_rate": 0.02, "decay_steps": 2, "decay_rate": 0.7}
+    common = {"optimizer": Named("adam", {"learning_rate": schedule}), "epochs": 1, "steps_per_call": 3}
+    expected = start(make_job(**common)).succeed().chief.losses()
+    found = start(make_job("ParameterServer", workers=1, ps=1, **common)).succeed().chief.losses()
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 def test_another_seed_gives_other_losses(start: Callable[..., Any], make_job: Any) -> None:
     one, other = (
         start(make_job(epochs=1, steps_per_call=1, validation=0, seed=seed)).succeed().chief.losses() for seed in (1, 2)
