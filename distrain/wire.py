@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -71,11 +71,65 @@ class Preload(Message):
 
 
 @dataclass(frozen=True)
+class OpenRun(Message):
+    """Make this host ready for the run `run`, in a folder of its own that is gone when the agent ends. Sent first, and
+    not to the launcher's own machine, where tasks work in the user's folder and write into the run directory.
+
+    `code`: the digest of the user's code, `code_bytes` long, which is asked for if it is not here; "": none.
+    `contact_timeout_s`: when nothing was heard of the launcher for so long, everything here ends.
+    """
+
+    run: str
+    contact_timeout_s: float
+    code: str = ""
+    code_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class CodePart(Message):
+    """The next bytes of the user's code, which the agent has asked for."""
+
+    PAYLOAD: ClassVar[str | None] = "data"
+
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Ping(Message):
+    """The launcher is there. Answered at once by a Pong of the same number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Examine(Message):
+    """Answered by Examined: facts that cost more than those of Welcome. `python`: the tasks' interpreter."""
+
+    python: str
+
+
+@dataclass(frozen=True)
 class ReservePorts(Message):
-    """Hold `count` TCP ports until the agent ends. `among` lists the candidates, in order; empty: any free port."""
+    """Hold `count` TCP ports until the agent ends. `among` lists the candidates, in order; empty: any free port.
+
+    `token`: until the first StartTask, who connects to one of them is told this, up to 64 ASCII characters, and a
+    newline; "": nobody may connect.
+    """
 
     count: int
     among: tuple[int, ...] = ()
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Probe(Message):
+    """Try to connect to each of `targets`, all at once: [address, port, token] each. Answered by Probed.
+
+    With a token, whoever is there must say it; without, it is enough that somebody takes the connection.
+    """
+
+    targets: tuple[Sequence[Any], ...]
+    timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -115,7 +169,10 @@ class Goodbye(Message):
 
 @dataclass(frozen=True)
 class Welcome(Message):
-    """The agent runs. `cores` are those that it may use, `memory_bytes` the machine's."""
+    """The agent runs. `cores` are those that it may use, `memory_bytes` the machine's.
+
+    `addresses`: those by which other machines may reach this one, the likeliest first; no loopback ones.
+    """
 
     protocol: int
     hostname: str
@@ -124,6 +181,71 @@ class Welcome(Message):
     cores: int
     memory_bytes: int
     gpus: int
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CodeWanted(Message):
+    """The user's code of the OpenRun is not here: send it, in as many CodeParts as it takes."""
+
+
+@dataclass(frozen=True)
+class RunOpened(Message):
+    """Answers OpenRun. `folder` holds `code`, a copy of the user's code, empty without any, which is where tasks
+    start, and `run`, what tasks see as the run directory. `error`: why there is no such folder, a sentence.
+    """
+
+    folder: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class FilePart(Message):
+    """Bytes of something that tasks left in the folder `run` of RunOpened, which belongs into the run directory.
+
+    `artifact` is its path in there, a file or a folder that becomes visible whole; `path` that of this file within
+    the folder, "" for the file itself. Parts come in order, those of one artifact not mixed with another's. `begins`:
+    the first of the artifact. `ends_file`, `ends`: the last of this file, of the artifact. A later artifact of the
+    same path replaces the earlier one.
+    """
+
+    PAYLOAD: ClassVar[str | None] = "data"
+
+    artifact: str
+    path: str
+    begins: bool
+    ends_file: bool
+    ends: bool
+    executable: bool
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Pong(Message):
+    number: int
+
+
+@dataclass(frozen=True)
+class Examined(Message):
+    """Answers Examine. `versions`: of "python", and of "tensorflow", "keras" and "torch" where they are installed, as
+    told by the packages' metadata; `error`: why the interpreter could not tell, a sentence. `free_bytes`: on the disk
+    of the run's folder. `gpus`: their names. `time`: Unix seconds here, as this is sent.
+    """
+
+    versions: Mapping[str, str]
+    free_bytes: int
+    gpus: tuple[str, ...]
+    time: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Probed(Message):
+    """Answers Probe: for each target, in their order, None, or why not: "refused", "timed out", "no route", "another
+    program answers there", or the system's own words.
+    """
+
+    results: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -191,7 +313,7 @@ class TaskExited(Message):
 
 @dataclass(frozen=True)
 class TaskCleared(Message):
-    """Nothing of the task is left: no process, no byte of output unsent."""
+    """Nothing of the task is left: no process, no byte of output unsent, nor of the files that it leaves."""
 
     task: str
     attempt: int
@@ -215,12 +337,23 @@ class AgentNote(Message):
 _MESSAGES: dict[str, type[Message]] = {
     message.__name__: message
     for message in (
+        OpenRun,
+        CodePart,
+        Ping,
+        Examine,
         Preload,
         ReservePorts,
+        Probe,
         StartTask,
         StopTasks,
         Goodbye,
         Welcome,
+        CodeWanted,
+        RunOpened,
+        FilePart,
+        Pong,
+        Examined,
+        Probed,
         PortsReserved,
         TaskStarted,
         TaskOutput,
