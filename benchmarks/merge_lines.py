@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from distrain import wire
+from distrain.job.cluster import LOCAL
 from distrain.launcher.bundle import open_bundle
 from distrain.launcher.events import Event
 from distrain.launcher.link import AgentLink
@@ -25,7 +26,7 @@ TICK_S = 0.1
 
 def main(runs_dir: Path, commands: list[list[str]]) -> None:
     sinks = open_sinks(RunDir.create(runs_dir, "lines", now=time.time()), plain=True, stream=sys.stdout)
-    link = AgentLink("local", open_transport("local"), open_bundle(), python=sys.executable)
+    link = AgentLink("local", open_transport(LOCAL), open_bundle(), python=sys.executable)
     running = {f"worker:{index}" for index in range(len(commands))}
     for task, command in zip(sorted(running), commands, strict=True):
         link.send(wire.StartTask(task, 1, tuple(command), dict(os.environ), os.getcwd(), warm=False))

@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from distrain.launcher.run import RunResult, run_job
 
 __version__ = "0.1.0"
-__all__ = ["RunResult", "__version__", "load_job", "run_job"]
+__all__ = ["RunResult", "__version__", "fit", "keras_callback", "load_job", "report", "run_job"]
 
 _HOMES = {
+    "fit": "distrain.worker.fit",
+    "keras_callback": "distrain.worker.report",
+    "report": "distrain.worker.report",
     "load_job": "distrain.job.load",
     "run_job": "distrain.launcher.run",
     "RunResult": "distrain.launcher.run",

@@ -21,16 +21,20 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 PROTOCOL = 1
+_PATIENCE_S = 300
+"""A launcher that says nothing for so long is gone, though the connection may seem open for hours."""
 _MAX_LINE_BYTES = 65536
 _SKIPPED_FOLDER = "__pycache__"
 
 
 def main() -> None:
+    signal.alarm(_PATIENCE_S)
     sys.stdin = open(os.devnull)  # noqa: SIM115  (descriptor 0 is the connection: nobody may read from it by accident)
     try:
         request = json.loads(_read_line())
@@ -45,15 +49,16 @@ def main() -> None:
             bundle = _read(size)
             if hashlib.sha256(bundle).hexdigest() != digest:
                 _refuse("distrain's code arrived damaged; run the command again")
-            if not (tree and store(bundle, tree, digest)):
+            if not (tree and store(tree, lambda folder: unpack(bundle, folder), lambda at: tree_digest(at) == digest)):
                 tree = removed_at_end = _store_privately(bundle, cache)
         _answer("have")
+        signal.alarm(0)
     except EOFError:
         sys.exit(0)
     sys.path.insert(0, tree)
     from distrain.agent import guard
 
-    guard.run(tree, removed_at_end)
+    guard.run(tree, cache, removed_at_end)
 
 
 def tree_digest(tree: str) -> str | None:
@@ -70,8 +75,8 @@ def tree_digest(tree: str) -> str | None:
     return digest.hexdigest()
 
 
-def store(bundle: bytes, tree: str, digest: str) -> bool:
-    """Make `tree` a copy of `bundle`, whole or not at all. False: it cannot be written there."""
+def store(tree: str, fill: Callable[[str], object], is_whole: Callable[[str], bool]) -> bool:
+    """Make the folder `tree` by `fill`, whole or not at all. False: it cannot be written there."""
     import shutil  # here, as for most starts the code is there already, and start-up time counts
     import tempfile
 
@@ -79,19 +84,19 @@ def store(bundle: bytes, tree: str, digest: str) -> bool:
     fresh = None
     try:
         fresh = tempfile.mkdtemp(prefix=".new-", dir=parent)
-        unpack(bundle, fresh)
+        fill(fresh)
         try:
             os.rename(fresh, tree)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
             # Another agent was faster, or what is there is damaged. A good copy is never moved: it may be in use.
-            if tree_digest(tree) != digest:
+            if not is_whole(tree):
                 damaged = tempfile.mkdtemp(prefix=".old-", dir=parent)
                 os.rename(tree, os.path.join(damaged, "tree"))
                 shutil.rmtree(damaged, ignore_errors=True)
                 _rename_unless_there(fresh, tree)
-        return tree_digest(tree) == digest
+        return is_whole(tree)
     except OSError:
         return False
     finally:

@@ -14,6 +14,9 @@ MEMORY_BYTES = 4 << 20
 SEGMENT_BYTES = 64 << 20
 """Spilled bytes are kept in files of this size: one that has been sent is closed, and its space is free again."""
 
+LOW_BYTES = 2 << 20
+"""With less than this waiting, what can wait may be added: it goes between what cannot."""
+
 _READ_BACK_BYTES = 1 << 20
 _FRAMES_PER_WRITE = 256
 
@@ -41,6 +44,11 @@ class Outbox:
         if self._tail:
             self._spill()
         return not self._tail
+
+    @property
+    def is_low(self) -> bool:
+        """Whether little waits, or nothing ever will."""
+        return not self._segments and not self._tail and self._head_bytes < LOW_BYTES
 
     def append(self, frame: bytes) -> None:
         if self.closed:

@@ -41,7 +41,7 @@ class Tasks:
 
     def __bool__(self) -> bool:
         """Whether any task is not cleared yet."""
-        return bool(self._tasks)
+        return any(task.state is not State.CLEARED for task in self._tasks.values())
 
     # ---- what the launcher asks for
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-# Whether a path can be used is told by those that use it, together with what to do about it.
-PATH = click.Path(path_type=Path, readable=False)
-SET = click.option(
-    "--set",
-    "sets",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Change a key of the job, as in --set training.epochs=1. May be repeated.",
-)
+from distrain.cli.launch import launch
+from distrain.cli.options import PATH, SET, host_options, run_options
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -32,45 +25,43 @@ def _show_version(context: click.Context, _parameter: click.Parameter, wanted: b
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show versions."
 )
 def distrain() -> None:
-    """Train TensorFlow and Keras models on many devices and machines, from one job file."""
+    """Train TensorFlow and Keras models on many devices and machines, from one job file, or with a script of yours."""
+
+
+distrain.add_command(launch)
 
 
 @distrain.command()
 @click.argument("job", type=PATH)
 @SET
-@click.option(
-    "--runs-dir",
-    type=PATH,
-    default=Path("runs"),
-    show_default=True,
-    help="Where run directories are made.",
-)
-@click.option("--name", help="The run's name, in place of the job's.")
-@click.option("--dry-run", is_flag=True, help="Show every task that would start, and start nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary (or the plan) as one JSON object on stdout.")
-@click.option("--plain", is_flag=True, help="Print lines in place of the live view.")
+@run_options
 def run(
     job: Path, sets: tuple[str, ...], runs_dir: Path, name: str | None, dry_run: bool, as_json: bool, plain: bool
 ) -> int:
     """Train as the file JOB says."""
-    from distrain.cli import show
+    from distrain.cli.start import start
     from distrain.job.load import load_job
 
     spec = load_job(job, sets, name=name)
-    if dry_run:
-        from distrain.launcher.run import dry_run_plan
+    return start(spec, job_file=job, runs_dir=runs_dir, dry_run=dry_run, as_json=as_json, plain=plain)
 
-        show.plan(dry_run_plan(spec, job_file=job), as_json=as_json)
-        return 0
-    from distrain.launcher.run import run_job
 
-    result = run_job(spec, job_file=job, runs_dir=runs_dir, plain=plain, to_stderr=as_json, then_exit=True)
-    if as_json:
-        show.summary(result)
-    if not result.shown:
-        # A stopped terminal would hold the interpreter's own flush of stdout for ever.
-        os._exit(result.exit_code)
-    return result.exit_code
+@distrain.command()
+@click.argument("job", type=PATH, required=False)
+@host_options
+@SET
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object on stdout.")
+def doctor(job: Path | None, sets: tuple[str, ...], as_json: bool, **hosts: Any) -> int:
+    """Say what would keep hosts, those of JOB among them, from training."""
+    from distrain.cli.doctor import examine
+    from distrain.cli.hosts import Asked
+    from distrain.job.cluster import hosts_of
+    from distrain.job.load import load_job, program_job
+
+    asked = Asked(**hosts)
+    # Without a job a program stands in for it, which any cluster suits.
+    spec = program_job(["any"], sets, given=asked.given()) if job is None else load_job(job, sets, given=asked.given())
+    return examine(spec if job is not None else None, hosts_of(asked.applied(spec)), as_json=as_json)
 
 
 @distrain.command()

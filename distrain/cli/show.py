@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
-from distrain.job.plan import Plan
-from distrain.launcher.run import RunResult
+if TYPE_CHECKING:
+    from distrain.job.plan import Plan
+    from distrain.launcher.run import RunResult
 
 
 def plan(plan: Plan, *, as_json: bool) -> None:
@@ -28,7 +30,7 @@ def plan(plan: Plan, *, as_json: bool) -> None:
             elif key == "env":
                 for name, text in value.items():
                     click.echo(f"  env {name}={text}")
-            elif key not in ("task", "assignment"):
+            elif key != "task" and value is not None:
                 click.echo(f"  {key}: {value}")
 
 

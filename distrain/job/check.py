@@ -6,10 +6,11 @@ Pure rules over a JobSpec. `load` runs them and finds the place of each complain
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distrain.job.cluster import needs_address, tasks_of
+from distrain.job.cluster import LOCAL, needs_address, place, shortage, tasks_of, without_slot
 from distrain.job.file.keras_names import LOSSES, logged_name
 from distrain.job.file.kinds import listed, quoted, suggestion
 from distrain.job.spec import DATASETS, JobSpec
@@ -124,12 +125,81 @@ def _two_intervals(job: JobSpec) -> Sentence:
 
 
 def _ports(job: JobSpec) -> Sentence:
-    tasks = tasks_of(job)
     ports = job.cluster.ports
-    if not ports or len(ports) >= len(tasks) or not needs_address(job, tasks[0]):
+    if not ports or not needs_address(job, tasks_of(job)[0]) or without_slot(job):
+        return None
+    tasks_by_host = Counter(placement.host.name for placement in place(job))
+    (host, tasks), *_ = tasks_by_host.most_common(1)
+    if len(ports) >= tasks:
         return None
     listed = "1 port" if len(ports) == 1 else f"{len(ports)} ports"
-    return f"cluster.ports lists {listed}, and {len(tasks)} tasks need one each", "list more, or remove cluster.ports"
+    where = "" if host == LOCAL.name else f" on {host}"
+    return (
+        f"cluster.ports lists {listed}, and {tasks} tasks{where} need one each",
+        "list more, or remove cluster.ports",
+    )
+
+
+def _offers_differ(job: JobSpec) -> Sentence:
+    told: dict[tuple[str, str], object] = {}
+    for index, offer in enumerate(job.cluster.hosts):
+        for key in ("port", "key", "python", "address"):
+            value = getattr(offer, key)
+            if value is None:
+                continue
+            before = told.setdefault((offer.name, key), value)
+            if before != value:
+                return (
+                    f"{offer.name} is named twice, with {key} {before} and {key} {value}",
+                    f"give the host one {key}",
+                    f"cluster.hosts.{index}.{key}",
+                )
+    return None
+
+
+def _local_over_ssh(job: JobSpec) -> Sentence:
+    for index, offer in enumerate(job.cluster.hosts):
+        for key in ("port", "key"):
+            if offer.name == LOCAL.name and getattr(offer, key) is not None:
+                return (
+                    f"{offer.host} is this machine, which no connection leads to, so that its {key} means nothing",
+                    f"remove {key}, or name the machine as ssh knows it",
+                    f"cluster.hosts.{index}.{key}",
+                )
+    return None
+
+
+def _room(job: JobSpec) -> Sentence:
+    left = without_slot(job)
+    return shortage(job, left) if left else None
+
+
+def _chief(job: JobSpec) -> Sentence:
+    if job.cluster.chief == 0 or job.strategy.name == "ParameterServer":
+        return None
+    return (
+        f"cluster.chief is 1, and strategy {job.strategy.name} has no chief of its own: worker:0 does its work",
+        "leave the chief out, or choose strategy ParameterServer",
+    )
+
+
+def _evaluators(job: JobSpec) -> Sentence:
+    if job.cluster.evaluators == 0:
+        return None
+    return (
+        f"cluster.evaluators is {job.cluster.evaluators}, and distrain's own training has none: its chief validates",
+        "leave evaluators out, and see training.validation",
+    )
+
+
+def _keras_backend(job: JobSpec) -> Sentence:
+    if "KERAS_BACKEND" not in job.env:
+        return None
+    return (
+        "KERAS_BACKEND cannot be set by a job: distrain trains with Keras's TensorFlow backend",
+        "remove it",
+        "env.KERAS_BACKEND",
+    )
 
 
 def _deterministic_parameter_server(job: JobSpec) -> Sentence:
@@ -195,11 +265,21 @@ def _accumulating_parameter_server(job: JobSpec) -> Sentence:
     )
 
 
-RULES = (
+_RULES = (
+    Rule(("cluster.hosts",), _offers_differ),
+    Rule(("cluster.hosts",), _local_over_ssh),
+    Rule(("cluster.hosts", "cluster.workers", "cluster.ps", "cluster.chief", "cluster.evaluators"), _room),
+    Rule(("cluster.ports", "cluster.workers", "cluster.ps", "cluster.hosts", "strategy.name"), _ports),
+)
+
+_TRAINING_RULES = (
+    Rule(("cluster.chief", "strategy.name"), _chief),
+    Rule(("cluster.evaluators",), _evaluators),
+    Rule(("env",), _keras_backend),
     Rule(("strategy.name",), _tpu),
     Rule(("cluster.ps", "strategy.name"), _ps_without_parameter_server),
     Rule(("cluster.ps", "strategy.name"), _parameter_server_without_ps),
-    Rule(("cluster.workers", "strategy.name"), _one_process),
+    Rule(("cluster.workers", "cluster.hosts", "strategy.name"), _one_process),
     Rule(("cluster.devices_per_worker", "strategy.name"), _one_device),
     Rule(
         ("dataset.batch_size", "cluster.workers", "cluster.devices_per_worker", "strategy.name"), _batch_over_replicas
@@ -208,9 +288,13 @@ RULES = (
     Rule(("dataset.path", "dataset.name"), _digits_with_path),
     Rule(("dataset.args", "dataset.name"), _arguments_of_a_built_in),
     Rule(("checkpoint.every_epochs", "checkpoint.every_steps"), _two_intervals),
-    Rule(("cluster.ports", "cluster.workers", "cluster.ps", "strategy.name"), _ports),
     Rule(("training.callbacks", "training.validation", "training.metrics", "model"), _watched),
     Rule(("training.loss", "dataset.name"), _one_hot_loss),
     Rule(("training.deterministic", "strategy.name"), _deterministic_parameter_server),
     Rule(("training.optimizer", "strategy.name"), _accumulating_parameter_server),
 )
+
+
+def rules_for(job: JobSpec) -> tuple[Rule, ...]:
+    """The rules that concern the job; of a program only its cluster can be judged."""
+    return _RULES if job.program is not None else (*_TRAINING_RULES, *_RULES)

@@ -6,12 +6,13 @@ Owns roles, tasks, hosts, slots and placement. Does not know addresses: `plan` g
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import chain
 
 from distrain.errors import UsageError
-from distrain.job.spec import JobSpec
+from distrain.job.spec import HostSpec, JobSpec
 
 
 class Role(StrEnum):
@@ -43,13 +44,20 @@ class Task:
 
 @dataclass(frozen=True)
 class Host:
-    """A machine with room for `slots` tasks; None: as many as are asked for."""
+    """A machine that runs tasks, and how it is reached. What is None was not given.
+
+    `name`: its ssh destination. `transport`: "local" or "ssh". The rest is as in HostSpec.
+    """
 
     name: str
-    slots: int | None
+    transport: str
+    port: int | None = None
+    key: str | None = None
+    python: str | None = None
+    address: str | None = None
 
 
-LOCAL = Host("local", None)
+LOCAL = Host("local", "local")
 """The machine where the user types."""
 
 
@@ -64,11 +72,11 @@ class Placement:
 
 def tasks_of(job: JobSpec) -> tuple[Task, ...]:
     """Every task of the job, in plan order."""
-    workers = tuple(Task(Role.WORKER, index) for index in range(job.cluster.workers))
-    if job.strategy.name == "ParameterServer":
-        servers = tuple(Task(Role.PS, index) for index in range(job.cluster.ps))
-        return (Task(Role.CHIEF, 0), *workers, *servers)
-    return workers
+    cluster = job.cluster
+    numbers = {Role.CHIEF: int(_chief_is_implied(job)), Role.WORKER: cluster.workers, Role.PS: cluster.ps}
+    if job.program is not None:
+        numbers |= {Role.CHIEF: cluster.chief, Role.EVALUATOR: cluster.evaluators}
+    return tuple(Task(role, index) for role in Role for index in range(numbers.get(role, 0)))
 
 
 def chief_of(tasks: Sequence[Task]) -> Task:
@@ -78,33 +86,124 @@ def chief_of(tasks: Sequence[Task]) -> Task:
 
 def computes(job: JobSpec, task: Task) -> bool:
     """Whether the task trains: parameter servers hold variables, and their chief only hands out steps."""
-    return task.role is not Role.PS and not (task.role is Role.CHIEF and job.strategy.name == "ParameterServer")
+    return task.role is not Role.PS and not (task.role is Role.CHIEF and _chief_is_implied(job))
+
+
+def serves(job: JobSpec, task: Task) -> bool:
+    """Whether the task never ends by itself, and is stopped when the run's work is done."""
+    if job.program is None:
+        return job.strategy.name == "ParameterServer" and task.role is not Role.CHIEF
+    # A program with a chief and parameter servers trains as TensorFlow's ParameterServerStrategy has it: its workers
+    # wait for what the chief sends them.
+    waiting = job.cluster.chief and job.cluster.ps
+    return task.role in (Role.PS, Role.EVALUATOR) or (task.role is Role.WORKER and bool(waiting))
 
 
 def needs_address(job: JobSpec, task: Task) -> bool:
-    """Whether other tasks connect to this one; a job of one task needs no port."""
-    return task.role is not Role.EVALUATOR and len(tasks_of(job)) > 1
+    """Whether there is a port for this task: always in a program; a job's single task needs none."""
+    return job.program is not None or len(tasks_of(job)) > 1
 
 
-def place(job: JobSpec, hosts: tuple[Host, ...]) -> tuple[Placement, ...]:
-    """Every task of the job on a slot: hosts are filled one after the other, in their order.
+def hosts_of(job: JobSpec) -> tuple[Host, ...]:
+    """Each host of the job once, in the order of first mention; LOCAL alone when none is named."""
+    offers: dict[str, list[HostSpec]] = {}
+    for offer in job.cluster.hosts:
+        offers.setdefault(offer.name, []).append(offer)
+    return tuple(_host(name, same) for name, same in offers.items()) or (LOCAL,)
+
+
+def _host(name: str, offers: list[HostSpec]) -> Host:
+    """One host out of all its offers: each may give what another leaves out."""
+    told = {
+        key: next((getattr(offer, key) for offer in offers if getattr(offer, key) is not None), None)
+        for key in ("port", "key", "python", "address")
+    }
+    return Host(name, "local" if name == LOCAL.name else "ssh", **told)
+
+
+def place(job: JobSpec) -> tuple[Placement, ...]:
+    """Every task of the job on a slot: each role's tasks fill the offers that name the role, then those of any role,
+    in the order of the offers. The implied chief of a ParameterServer job needs no slot: where no offer names it, it
+    runs on the first host.
 
     Raises:
-        UsageError: the hosts have fewer slots than the job has tasks.
+        UsageError: the hosts have too few slots.
     """
-    tasks = tasks_of(job)
-    placements: list[Placement] = []
-    for host in hosts:
-        left = tasks[len(placements) :]
-        room = left if host.slots is None else left[: host.slots]
-        placements += [Placement(task, host, slot) for slot, task in enumerate(room)]
-    if len(placements) < len(tasks):
-        slots = ", ".join(f"{host.name}: {host.slots}" for host in hosts) or "there are no hosts"
-        raise UsageError(
-            f"the job has {_counted(tasks)}, and the hosts have {len(placements)} {_plural('slot', len(placements))} "
-            f"({slots}); lower cluster.workers, or give more hosts or slots"
-        )
-    return tuple(placements)
+    filling = _fill(job)
+    if filling.left:
+        raise UsageError("; ".join(shortage(job, filling.left)))
+    return tuple(filling.placements)
+
+
+def without_slot(job: JobSpec) -> tuple[Task, ...]:
+    """The tasks that no host has room for."""
+    return tuple(_fill(job).left)
+
+
+def shortage(job: JobSpec, left: Sequence[Task]) -> tuple[str, str]:
+    """What is wrong when the tasks `left` have no slot, and what to do about it."""
+    offers = [
+        f"{offer.name}: {offer.slots}" + (f" for {' and '.join(offer.roles)}" if offer.roles else "")
+        for offer in job.cluster.hosts
+    ]
+    return (
+        f"the job has {_counted(tasks_of(job))}, and the hosts have no slot for {_some([str(task) for task in left])} "
+        f"({_some(offers, 8)})",
+        "give more hosts or slots, or ask for fewer tasks",
+    )
+
+
+def numbers_offered(job: JobSpec) -> Mapping[str, int]:
+    """How many tasks beside workers a job has that does not say, by the keys of ClusterSpec: one for each slot that is
+    for that role alone; under ParameterServer at least one parameter server.
+    """
+    offers = job.cluster.hosts
+    alone = {role: sum(offer.slots for offer in offers if offer.roles == (role.value,)) for role in Role}
+    if job.program is not None:
+        return {"ps": alone[Role.PS], "chief": min(alone[Role.CHIEF], 1), "evaluators": alone[Role.EVALUATOR]}
+    return {"ps": max(alone[Role.PS], 1)} if _chief_is_implied(job) else {}
+
+
+def room_for_workers(job: JobSpec) -> int:
+    """The slots that workers may take, less those that the job's other tasks take."""
+    filling = _fill(replace(job, cluster=replace(job.cluster, workers=0)))
+    admitting = [number for number, offer in enumerate(job.cluster.hosts) if not offer.roles or "worker" in offer.roles]
+    return sum(filling.free[number] for number in admitting)
+
+
+@dataclass
+class _Filling:
+    """Slots as they are taken: what is placed, what found no slot, and what is free of each offer."""
+
+    placements: list[Placement]
+    left: list[Task]
+    free: list[int]
+
+
+def _fill(job: JobSpec) -> _Filling:
+    hosts = {host.name: host for host in hosts_of(job)}
+    offers = job.cluster.hosts
+    filling = _Filling([], [], [offer.slots for offer in offers])
+    running = dict.fromkeys(hosts, 0)
+    naming = {role: [number for number, offer in enumerate(offers) if role in offer.roles] for role in Role}
+    for_any = [number for number, offer in enumerate(offers) if not offer.roles]
+    for task in tasks_of(job):
+        if not offers or (task.role is Role.CHIEF and _chief_is_implied(job) and not naming[task.role]):
+            name = next(iter(hosts))
+        else:
+            number = next((number for number in chain(naming[task.role], for_any) if filling.free[number]), None)
+            if number is None:
+                filling.left.append(task)
+                continue
+            filling.free[number] -= 1
+            name = offers[number].name
+        filling.placements.append(Placement(task, hosts[name], running[name]))
+        running[name] += 1
+    return filling
+
+
+def _chief_is_implied(job: JobSpec) -> bool:
+    return job.program is None and job.strategy.name == "ParameterServer"
 
 
 def _counted(tasks: Sequence[Task]) -> str:
@@ -115,3 +214,7 @@ def _counted(tasks: Sequence[Task]) -> str:
 
 def _plural(noun: str, count: int) -> str:
     return noun if count == 1 or noun == Role.PS else f"{noun}s"
+
+
+def _some(words: Sequence[str], most: int = 3) -> str:
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from distrain.job.file.tree import resolve
-from distrain.job.masking import masked
+from distrain.job.masking import masked_job
 from distrain.job.spec import JobSpec
 
 
@@ -26,9 +26,9 @@ _Dumper.add_representer(str, _text)
 
 
 def to_yaml(job: JobSpec) -> str:
-    """The job as YAML, every key present. `load_job` reads the same job from it, secrets apart."""
-    plain = masked(job.to_json())
-    if plain["checkpoint"] is None:
+    """The job as YAML, every key present that concerns it. `load_job` reads the same job from it, secrets apart."""
+    plain = masked_job(job)
+    if "checkpoint" in plain and plain["checkpoint"] is None:
         plain["checkpoint"] = False
     text = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     assert isinstance(text, str)

@@ -10,28 +10,38 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from distrain.errors import JobError
-from distrain.job.check import RULES
+from distrain.job.check import rules_for
+from distrain.job.cluster import numbers_offered, room_for_workers
 from distrain.job.file.kinds import Findings, printable, quoted, shown
 from distrain.job.file.schema import JOB, default_list, homes
 from distrain.job.file.source import Place, decode, read_source
-from distrain.job.file.tree import Entry, Items, Node, Scalar, Table, parse
-from distrain.job.spec import JobSpec
+from distrain.job.file.tree import Entry, Items, Node, Scalar, Table, node_of, parse
+from distrain.job.spec import NOT_FOR_PROGRAMS, JobSpec, ProgramSpec
+
+Given = Sequence[tuple[str, Node | None]]
+"""What options of the command line say: for the key at a dotted path, the value, whose place names the option; None:
+what the file says there does not count.
+"""
 
 
-def load_job(path: Path, sets: Sequence[str] = (), name: str | None = None) -> JobSpec:
-    """The job in the file at `path`, with `--set` options (`training.epochs=1`) laid over it, in their order.
+def load_job(path: Path, sets: Sequence[str] = (), name: str | None = None, given: Given = ()) -> JobSpec:
+    """The job in the file at `path`, with `given` and then `--set` options (`training.epochs=1`) laid over it, in their
+    order.
 
     `name` is the job's name whatever the file says; a file that gives none is named after itself.
 
     Raises:
         JobError: something is wrong with the file, its job or the options.
     """
-    return parse_job(read_source(path), str(path), sets, name)
+    return parse_job(read_source(path), str(path), sets, name, given)
 
 
-def parse_job(source: str | bytes, file: str, sets: Sequence[str] = (), name: str | None = None) -> JobSpec:
+def parse_job(
+    source: str | bytes, file: str, sets: Sequence[str] = (), name: str | None = None, given: Given = ()
+) -> JobSpec:
     """The job in `source`; `file` is what complaints call it.
 
     Raises:
@@ -46,24 +56,83 @@ def parse_job(source: str | bytes, file: str, sets: Sequence[str] = (), name: st
     if not isinstance(tree, Table):
         remedy = "write keys and values, such as model: cnn"
         raise JobError((tree.place.complaint(f"a job is a mapping, and this is {shown(tree)}", remedy),))
-    tree = JOB.expand(tree)
+    return _job(tree, findings, sets, name, given)
+
+
+def program_job(argv: Sequence[str], sets: Sequence[str] = (), name: str | None = None, given: Given = ()) -> JobSpec:
+    """The job that runs a program of the user's, once per task. It is named after the program.
+
+    Raises:
+        JobError: something is wrong with the program's words or the options.
+    """
+    place = Place(printable(argv[0]))
+    tree = Table(place, {"program": Entry(place, node_of(place, list(argv)))})
+    return _job(tree, Findings(homes()), sets, name, given)
+
+
+def _job(tree: Table, findings: Findings, sets: Sequence[str], name: str | None, given: Given) -> JobSpec:
+    file = tree.place.file
+    laid: Node = JOB.expand(tree)
+    hosts = _find(laid, "cluster.hosts")
+    for path, node in given:
+        keys = path.split(".")
+        if node is None:
+            laid = _without(laid, keys)
+            continue
+        laid = JOB.expand(_with_value(laid, keys, node, node.place, findings))
+        if path == "cluster.hosts" and isinstance(new := _find(laid, path), Items):
+            laid = _with_value(laid, keys, _settings_kept(new, hosts), node.place, findings)
     for option in sets:
-        tree = JOB.expand(_with_option(tree, option, findings))
+        laid = JOB.expand(_with_option(laid, option, findings))
     if name is not None:
         place = Place("--name")
-        tree = _with_value(tree, ["name"], Scalar(place, name, plain=False), place, findings)
-    job = _read(tree, file, findings)
+        laid = _with_value(laid, ["name"], Scalar(place, name, plain=False), place, findings)
+    job = _read(laid, file, findings)
     if findings.complaints:
         raise JobError(tuple(findings.complaints))
     return job
 
 
+def _without(node: Node, keys: Sequence[str]) -> Node:
+    """`node` without the key at the path `keys` under it."""
+    entry = node.entries.get(keys[0]) if isinstance(node, Table) else None
+    if not isinstance(node, Table) or entry is None:
+        return node
+    others = {key: other for key, other in node.entries.items() if key != keys[0]}
+    if len(keys) == 1:
+        return replace(node, entries=others)
+    return replace(node, entries={**node.entries, keys[0]: replace(entry, node=_without(entry.node, keys[1:]))})
+
+
+def _settings_kept(new: Items, old: Node | None) -> Items:
+    """The hosts that an option names, each with what the file says of how it is reached."""
+    known: dict[str, dict[str, Entry]] = {}
+    for offer in old.nodes if isinstance(old, Items) else ():
+        host = _find(offer, "host")
+        if isinstance(offer, Table) and isinstance(host, Scalar):
+            settings = {key: entry for key, entry in offer.entries.items() if key not in ("slots", "roles")}
+            known[host.text] = settings | known.get(host.text, {})
+    nodes = [
+        replace(offer, entries=known.get(host.text, {}) | dict(offer.entries))
+        if isinstance(offer, Table) and isinstance(host := _find(offer, "host"), Scalar)
+        else offer
+        for offer in new.nodes
+    ]
+    return replace(new, nodes=tuple(nodes))
+
+
 def _read(tree: Node, file: str, findings: Findings) -> JobSpec:
     values = JOB.values(tree, "", findings)
-    job = JobSpec(**{"name": _name_after(file), **values})
-    if job.strategy.name == "ParameterServer" and not _given(tree, "cluster.ps"):
-        job = replace(job, cluster=replace(job.cluster, ps=1))
-    for rule in RULES:
+    if _given(tree, "program"):
+        # One that cannot be read is a program all the same.
+        values.setdefault("program", ProgramSpec(("unreadable",)))
+    job = _with_numbers(JobSpec(**{"name": _name_after(file), **values}), tree)
+    if job.program is not None:
+        for path, reason in NOT_FOR_PROGRAMS.items():
+            if _given(tree, path):
+                remedy = f"remove {path}, or remove program to have distrain train"
+                findings.add(_place(tree, path), path, f"{path} is given beside a program, and {reason}", remedy)
+    for rule in rules_for(job):
         if any(findings.concern(path) for path in rule.paths):
             continue
         sentence = rule.judge(job)
@@ -72,6 +141,17 @@ def _read(tree: Node, file: str, findings: Findings) -> JobSpec:
             path = next((path for path in (*exactly, *rule.paths) if _given(tree, path)), "")
             findings.complaints.append(_place(tree, path).complaint(printable(problem), remedy))
     return job
+
+
+def _with_numbers(job: JobSpec, tree: Node) -> JobSpec:
+    """`job` with the numbers of tasks that follow from its strategy and its hosts where it gives none."""
+    numbers: dict[str, Any] = {
+        key: number for key, number in numbers_offered(job).items() if not _given(tree, f"cluster.{key}")
+    }
+    job = replace(job, cluster=replace(job.cluster, **numbers))
+    if not job.cluster.hosts or _given(tree, "cluster.workers"):
+        return job
+    return replace(job, cluster=replace(job.cluster, workers=max(1, room_for_workers(job))))
 
 
 def _name_after(file: str) -> str:
@@ -84,7 +164,7 @@ def _find(tree: Node, path: str) -> Node | None:
     node: Node | None = tree
     for part in path.split("."):
         if isinstance(node, Items):
-            node = node.nodes[int(part)]
+            node = node.nodes[int(part)] if part.isdecimal() and int(part) < len(node.nodes) else None
         else:
             entry = node.entries.get(part) if isinstance(node, Table) else None
             node = entry.node if entry else None

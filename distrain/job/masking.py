@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distrain.job.spec import JobSpec
+
 MASK = "***"
 
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|KEY|APIKEY|PASS|PASSPHRASE|AUTH)$|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.ASCII)
@@ -30,9 +32,30 @@ def masked(value: Any) -> Any:
     return _URL_PASSWORD.sub(rf"\1:{MASK}", value) if isinstance(value, str) else value
 
 
+def masked_job(job: JobSpec) -> dict[str, Any]:
+    """`job.to_json()` with secrets masked."""
+    plain = job.to_json()
+    shown: dict[str, Any] = masked(plain)
+    # A host's `key` names a file, and is no secret.
+    shown["cluster"]["hosts"] = plain["cluster"]["hosts"]
+    if job.program is not None:
+        shown["program"]["argv"] = masked_arguments(job.program.argv)
+    return shown
+
+
 def masked_arguments(arguments: Sequence[str]) -> list[str]:
-    """A command line with the values of secret options masked: `env.API_TOKEN=abc` becomes `env.API_TOKEN=***`."""
-    return [_masked_argument(argument) for argument in arguments]
+    """A command line with the values of secret options masked: `env.API_TOKEN=abc` becomes `env.API_TOKEN=***`, and so
+    does what follows `--api-token`.
+    """
+    before = ("", *arguments)
+    return [
+        MASK if _awaits_secret(option) and not argument.startswith("-") else _masked_argument(argument)
+        for option, argument in zip(before, arguments, strict=False)
+    ]
+
+
+def _awaits_secret(option: str) -> bool:
+    return option.startswith("-") and "=" not in option and is_secret(option)
 
 
 def _masked_argument(argument: str) -> str:

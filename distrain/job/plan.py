@@ -10,15 +10,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distrain.job.cluster import LOCAL, Host, Placement, Task, chief_of, computes, needs_address
+from distrain.job.cluster import Host, Placement, Task, chief_of, computes, hosts_of, needs_address
 from distrain.job.dialects import Seat, environment, preload_environment
-from distrain.job.masking import masked
-from distrain.job.spec import JobSpec
+from distrain.job.masking import masked, masked_arguments, masked_job
+from distrain.job.spec import JobSpec, ProgramSpec
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What a plan must know of one host: the tasks' interpreter, where they start, what they see as the run directory,
+    where what they leave is collected from, where their imports are looked for, and how much it has to compute with.
+    """
+
+    python: str
+    cwd: str
+    run_dir: str
+    output_dir: str
+    import_paths: tuple[str, ...]
+    cores: int
+    gpus: int
 
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task's start. `assignment` is what distrain's worker reads, as JSON, on its standard input.
+    """One task's start. `assignment` is what distrain's worker reads, as JSON, on its standard input; None for a
+    program.
 
     `env` is what is set beyond the environment that the agent has itself. `address` is `host:port`, None for a task
     that nobody connects to. `warm`: fork it from the preloaded process.
@@ -28,15 +44,16 @@ class TaskPlan:
     host: str
     slot: int
     address: str | None
+    chief: bool
     argv: tuple[str, ...]
     warm: bool
     env: Mapping[str, str]
     cwd: str
-    assignment: Mapping[str, Any]
+    assignment: Mapping[str, Any] | None
 
     def stdin(self) -> bytes:
         """What the task reads on its standard input."""
-        return json.dumps(self.assignment).encode()
+        return b"" if self.assignment is None else json.dumps(self.assignment).encode()
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,7 @@ class Plan:
     """Every task of one attempt, in plan order."""
 
     attempt: int
+    job: JobSpec
     tasks: tuple[TaskPlan, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +70,7 @@ class Plan:
             "format": 1,
             "attempt": self.attempt,
             "tasks": [_task_json(task) for task in self.tasks],
-            "job": masked(self.tasks[0].assignment["job"]),
+            "job": masked_job(self.job),
         }
 
 
@@ -66,11 +84,11 @@ def _task_json(plan: TaskPlan) -> dict[str, Any]:
         "host": plan.host,
         "slot": plan.slot,
         "address": plan.address,
-        "chief": plan.assignment["chief"],
-        "argv": list(plan.argv),
+        "chief": plan.chief,
+        "argv": masked_arguments(plan.argv),
         "warm": plan.warm,
         "cwd": plan.cwd,
-        "threads": plan.assignment["threads"],
+        "threads": None if plan.assignment is None else plan.assignment["threads"],
         "TF_CONFIG": json.loads(tf_config) if tf_config is not None else None,
         "env": masked(env),
     }
@@ -82,50 +100,58 @@ def make_plan(
     addresses: Mapping[Task, str],
     *,
     run: str,
-    run_dir: str,
     attempt: int,
-    python: str,
-    cwd: str,
-    import_paths: tuple[str, ...],
-    cores: Mapping[str, int],
-    gpus: Mapping[str, int],
+    facts: Mapping[str, HostFacts],
 ) -> Plan:
     """The start of every task of the job.
 
-    `addresses` (`host:port`) holds each task that `needs_address`; `cores` and `gpus` are numbers by the host's name.
+    `addresses` (`host:port`, an IPv6 host in brackets) holds each task that `needs_address`; `facts` is by the host's
+    name.
     """
+    placements = tuple(sorted(placements, key=lambda placement: placement.task))
     chief = chief_of([placement.task for placement in placements])
     job_json = job.to_json()
     tasks = []
-    for placement in sorted(placements, key=lambda placement: placement.task):
+    for placement in placements:
         task, host = placement.task, placement.host.name
-        seat = Seat(job, placements, addresses, task, run, attempt, gpus)
+        there = facts[host]
         assignment = {
             "format": 1,
             "task": str(task),
             "chief": task == chief,
             "run": run,
-            "run_dir": run_dir,
+            "run_dir": there.run_dir,
             "attempt": attempt,
-            "threads": _threads(job, placements, placement, cores[host]),
+            "threads": _threads(job, placements, placement, there.cores),
             "one_host": len({other.host for other in placements}) == 1,
-            "import_paths": list(import_paths),
+            "import_paths": list(there.import_paths),
             "job": job_json,
         }
+        seat = Seat(job, placements, addresses, task, run, attempt, there.gpus, there.output_dir)
         tasks.append(
             TaskPlan(
                 task=task,
                 host=host,
                 slot=placement.slot,
                 address=addresses[task] if needs_address(job, task) else None,
-                argv=(python, "-m", "distrain.worker"),
-                warm=job.warm,
-                env={**preload_environment(job), **environment(seat)},
-                cwd=cwd,
-                assignment=assignment,
+                chief=task == chief,
+                argv=_argv(job.program, there.python),
+                warm=job.starts_warm,
+                env={**environment(seat), **preload_environment(job)},
+                cwd=there.cwd,
+                assignment=assignment if job.program is None else None,
             )
         )
-    return Plan(attempt, tuple(tasks))
+    return Plan(attempt, job, tuple(tasks))
+
+
+def _argv(program: ProgramSpec | None, python: str) -> tuple[str, ...]:
+    if program is None:
+        return (python, "-m", "distrain.worker")
+    if not program.is_script:
+        return program.argv
+    options = () if program.keras_repair else ("--no-keras-repair",)
+    return (python, "-m", "distrain.worker.script", *options, *program.argv)
 
 
 def _threads(job: JobSpec, placements: tuple[Placement, ...], placement: Placement, cores: int) -> int:
@@ -139,13 +165,17 @@ def _threads(job: JobSpec, placements: tuple[Placement, ...], placement: Placeme
 
 
 def placeholder_addresses(job: JobSpec, placements: tuple[Placement, ...]) -> Mapping[Task, str]:
-    """Addresses for a dry run, which reserves no ports: `127.0.0.1:<port of worker:0>`."""
+    """Addresses for a dry run, which reaches no host and reserves no port: `127.0.0.1:<port of worker:0>`."""
+    alone = all(host.transport == "local" for host in hosts_of(job))
     return {
-        placement.task: f"{_machine(placement.host)}:<port of {placement.task}>"
+        placement.task: f"{_machine(placement.host, alone=alone)}:<port of {placement.task}>"
         for placement in placements
         if needs_address(job, placement.task)
     }
 
 
-def _machine(host: Host) -> str:
-    return "127.0.0.1" if host == LOCAL else host.name
+def _machine(host: Host, *, alone: bool) -> str:
+    if host.address is None and host.transport == "local":
+        return "127.0.0.1" if alone else "<address of this machine>"
+    name = host.address or host.name.rpartition("@")[2]
+    return f"[{name}]" if ":" in name else name

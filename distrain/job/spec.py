@@ -14,6 +14,9 @@ STRATEGIES = ("OneDevice", "Mirrored", "MultiWorkerMirrored", "ParameterServer",
 DATASETS = ("digits", "mnist", "fashion_mnist", "npz")
 MODELS = ("cnn", "mlp")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+ROLES = ("chief", "worker", "ps", "evaluator")
+LOCAL_NAMES = ("local", "localhost")
+"""Names that mean the machine where the user types, which no connection leads to."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +70,61 @@ class StrategySpec:
 
 
 @dataclass(frozen=True)
+class HostSpec:
+    """Room for `slots` tasks on a host. One host may be named several times, for other roles.
+
+    `host`: what ssh calls it, an alias or `user@name`; one of LOCAL_NAMES: this machine. `roles`: empty takes any.
+    `key`: the file of a private key. `python`: the interpreter there. `address`: by which the other hosts reach it,
+    None: found out.
+    """
+
+    host: str
+    slots: int = 1
+    roles: tuple[str, ...] = ()
+    port: int | None = None
+    key: str | None = None
+    python: str | None = None
+    address: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The host's one name in plans, events and logs."""
+        return "local" if self.host in LOCAL_NAMES else self.host
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """A program of the user's, run once per task: a Python script and its arguments, or a command and its own.
+
+    `keras_repair`: let Keras's own `fit` work under TensorFlow's strategies, in a script.
+    """
+
+    argv: tuple[str, ...]
+    keras_repair: bool = True
+
+    @property
+    def is_script(self) -> bool:
+        return self.argv[0].endswith(".py")
+
+
+@dataclass(frozen=True)
 class ClusterSpec:
-    """`workers` and `ps` are numbers of tasks. `devices_per_worker`: GPUs where there are some, else virtual CPU
-    devices. `threads_per_worker`: None shares the host's cores among its tasks. `ports`: candidates, in order;
-    empty: any free port.
+    """`chief`, `workers`, `ps` and `evaluators` are numbers of tasks; the chief of a ParameterServer job is implied.
+    `devices_per_worker`: GPUs where there are some, else virtual CPU devices. `threads_per_worker`: None shares the
+    host's cores among its tasks. `ports`: candidates, in order; empty: any free port. `hosts`: empty: this machine.
+    `start_timeout_s`: until every task is ready. `contact_timeout_s`: how long a host may be silent.
     """
 
     workers: int = 1
     ps: int = 0
+    chief: int = 0
+    evaluators: int = 0
+    hosts: tuple[HostSpec, ...] = ()
     devices_per_worker: int = 1
     threads_per_worker: int | None = None
     ports: tuple[int, ...] = ()
+    start_timeout_s: float = 900.0
+    contact_timeout_s: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -91,9 +138,15 @@ class CheckpointSpec:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A whole job. `checkpoint` None: none are written. `warm`: fork tasks from one preloaded process."""
+    """A whole job: distrain's own training, or with `program` one of the user's, which the keys in NOT_FOR_PROGRAMS
+    do not concern.
+
+    `checkpoint` None: none are written. `warm`: fork tasks from one preloaded process. `code`: the folder of the user's
+    code that hosts get, seen from where the user stands; True: that place itself; False: none; None: as needed.
+    """
 
     name: str
+    program: ProgramSpec | None = None
     model: Named = Named("cnn")
     dataset: DatasetSpec = DatasetSpec()
     training: TrainingSpec = TrainingSpec()
@@ -102,6 +155,7 @@ class JobSpec:
     checkpoint: CheckpointSpec | None = CheckpointSpec(every_epochs=1)
     env: Mapping[str, str] = field(default_factory=dict)
     warm: bool = True
+    code: str | bool | None = None
 
     @property
     def replicas(self) -> int:
@@ -110,11 +164,49 @@ class JobSpec:
             return 1
         return self.cluster.workers * self.cluster.devices_per_worker
 
+    @property
+    def starts_warm(self) -> bool:
+        """Whether tasks are forked from one preloaded process. A program never is."""
+        return self.warm and self.program is None
+
+    @property
+    def code_folder(self) -> str | None:
+        """The folder whose content hosts get, seen from where the user stands. None: they need none."""
+        if self.code is None:
+            return "." if self.program is not None or self._names_functions() else None
+        return "." if self.code is True else self.code or None
+
+    def _names_functions(self) -> bool:
+        """Whether anything is a `package.module:function`, an optimizer's schedule included."""
+        training = self.training
+        named = (self.model, training.optimizer, training.loss, *training.metrics, *training.callbacks)
+        schedule = training.optimizer.args.get("learning_rate")
+        names = [self.dataset.name, schedule, *(thing.name for thing in named)]
+        if isinstance(schedule, Mapping):
+            names.append(schedule["name"])
+        return any(isinstance(name, str) and ":" in name for name in names)
+
     def to_json(self) -> dict[str, Any]:
-        """The job as plain JSON values, every key present."""
+        """The job as plain JSON values, every key present that concerns it."""
         plain = _plain(self)
         assert isinstance(plain, dict)
+        for path in NOT_FOR_PROGRAMS if self.program is not None else ("program",):
+            section, _, key = path.rpartition(".")
+            (plain[section] if section else plain).pop(key)
         return plain
+
+
+NOT_FOR_PROGRAMS: Mapping[str, str] = {
+    "model": "a program builds its own model",
+    "dataset": "a program reads its own data",
+    "training": "a program trains in its own way",
+    "strategy": "a program makes its own strategy, out of what TF_CONFIG tells it",
+    "checkpoint": "a program writes its own checkpoints, and what it writes into $DISTRAIN_OUTPUT_DIR is kept",
+    "warm": "a program is always started by itself",
+    "cluster.devices_per_worker": "a program sees all devices of its host, and $LOCAL_RANK tells it its own",
+    "cluster.threads_per_worker": "a program chooses its own number of threads",
+}
+"""The keys that mean nothing in a job with a program, and why."""
 
 
 def _plain(value: Any) -> Any:

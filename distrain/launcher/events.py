@@ -37,13 +37,20 @@ _OWN = frozenset({"time", "kind", "task", "host", "attempt"})
 
 _NUMBER = (int, float)
 _OPTIONAL_NUMBER = (int, float, type(None))
+_OPTIONAL_COUNT = (int, type(None))
 _Fields = Mapping[str, type | tuple[type, ...]]
 _OF_TASKS: Mapping[str, _Fields] = {
     "phase": {"phase": str},
     "ready": {"versions": dict},
     "started": {"epochs": int, "steps_per_epoch": int, "first_step": int, "batch_size": int},
-    "progress": {"epoch": int, "step": int, "examples_per_s": _OPTIONAL_NUMBER},
-    "metrics": {"epoch": int, "step": int, "split": str, "metrics": dict},
+    "progress": {
+        "epoch": _OPTIONAL_COUNT,
+        "step": int,
+        "examples_per_s": _OPTIONAL_NUMBER,
+        "epochs": _OPTIONAL_COUNT,
+        "steps": _OPTIONAL_COUNT,
+    },
+    "metrics": {"epoch": _OPTIONAL_COUNT, "step": int, "split": str, "metrics": dict},
     "checkpoint": {"path": str, "step": int, "seconds": _NUMBER},
     "model": {"path": str},
     "download": {"name": str, "done_bytes": int, "total_bytes": (int, type(None))},

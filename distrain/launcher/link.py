@@ -39,7 +39,8 @@ class _State(enum.Enum):
 
 
 class AgentLink:
-    """The connection to the agent on `host`: `bundle`, brought there by `transport` and run by its `python`.
+    """The connection to the agent on the host called `host`: `bundle`, brought there by `transport` and run by its
+    `python`.
 
     Raises:
         HostError: it cannot be started at all.
@@ -72,8 +73,6 @@ class AgentLink:
         self._stderr = b""
         self._stderr_line = b""
         self._start()
-        self._queue(self._handshake.opening)
-        self._flush()
 
     @property
     def ended(self) -> bool:
@@ -120,9 +119,8 @@ class AgentLink:
         except WireError as error:
             raise self._failure(f"the agent's stream is broken: {error}; does something else print there?") from error
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise self._failure(
-                f"no answer within {self._timeout_s:g} s; check that it is reachable and not overloaded"
-            )
+            what = f"no answer within {self._timeout_s:g} s"
+            raise self._failure(f"{what}; check that it is reachable and not overloaded", self._explanation(what=what))
         return messages
 
     def hang_up(self) -> None:
@@ -154,7 +152,7 @@ class AgentLink:
         return None
 
     def _start(self) -> None:
-        command = self._transport.command(self.host, self._handshake.argv)
+        command = self._transport.command(self._handshake.argv)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -209,6 +207,8 @@ class AgentLink:
         if self._state is _State.OPEN:
             for message in self._decoder.feed(data):
                 if isinstance(message, Welcome):
+                    self._read_stderr(messages)
+                    self._stderr = b""  # a login's greeting
                     self.welcome = message
                     self.deadline = None
                 messages.append(message)
@@ -219,8 +219,10 @@ class AgentLink:
         try:
             answer, rest = self._handshake.feed(data)
         except Refusal as refusal:
-            raise self._failure(str(refusal)) from None
+            raise self._failure(str(refusal), str(refusal)) from None
         self._queue(answer)
+        if answer:
+            self.deadline = time.monotonic() + self._timeout_s  # it answers, and what it gets takes its time
         if self._handshake.is_done:
             self._state = _State.OPEN
             for message in self._held:
@@ -229,7 +231,7 @@ class AgentLink:
         return rest
 
     def _read_stderr(self, messages: list[Message]) -> None:
-        """Keep the end of it for an error's sake, and tell it as notes once the agent runs."""
+        """Keep the end of it for an error's sake, and tell it as notes once the agent has said welcome."""
         for _ in range(_READS_PER_CALL):
             if self._stderr_fd < 0:
                 return
@@ -242,7 +244,7 @@ class AgentLink:
                 self._stderr_fd = -1
                 data = b"\n" if self._stderr_line else b""
             self._stderr = (self._stderr + data)[-_STDERR_TAIL_BYTES:]
-            if self._state is _State.OPEN:
+            if self.welcome is not None:
                 *lines, self._stderr_line = (self._stderr_line + data).split(b"\n")
                 self._stderr_line = self._stderr_line[-_STDERR_TAIL_BYTES:]
                 messages += [AgentNote("warning", line.decode(errors="replace")) for line in lines if line.strip()]
@@ -250,8 +252,9 @@ class AgentLink:
     def _reached_end(self, messages: list[Message]) -> None:
         self._read_stderr(messages)
         if not self._farewell:
-            what = "the agent ended unexpectedly" if self.deadline is None else "the agent could not be started"
-            raise self._failure(what, self.wait(_EXIT_STATUS_WAIT_S))  # all its descriptors are closed: it is ending
+            what = "the agent could not be started" if self.welcome is None else "the agent ended unexpectedly"
+            exit_code = self.wait(_EXIT_STATUS_WAIT_S)  # all its descriptors are closed: it is ending
+            raise self._failure(what + _ending(exit_code), self._explanation(exit_code))
         self._end()
 
     def _end(self) -> None:
@@ -268,16 +271,23 @@ class AgentLink:
             self._input_fd = -1
             self._outgoing.clear()
 
-    def _failure(self, what: str, exit_code: int | None = None) -> HostError:
-        """The error that names the host, what is known of the connection's end, and what was printed. Hangs up."""
+    def _explanation(self, exit_code: int | None = None, *, what: str = "") -> str | None:
+        """What the transport knows about a connection that has ended, or has not answered: `what`."""
+        self._read_stderr([])
+        known = self._transport.explain(self._handshake.argv, exit_code, self._stderr.decode(errors="replace"))
+        return f"{what}; {known}" if known and what else known
+
+    def _failure(self, what: str, known: str | None = None) -> HostError:
+        """The error that names the host. Without a sentence that is `known` to tell it all, what was printed tells the
+        rest. Hangs up."""
         self._broken = True
         self._read_stderr([])
         self.hang_up()
         self._end()
-        printed = (self._stderr or self._handshake.noise[-_STDERR_TAIL_BYTES:]).decode(errors="replace").strip()
-        known = self._transport.explain(self.host, self._handshake.argv, exit_code, printed)
-        sentence = known or what + _ending(exit_code)
-        return HostError(f"{self.host}: {sentence}" + (f"\n{printed}" if printed else ""))
+        if known is not None:
+            return HostError(f"{self.host}: {known}")
+        printed = (self._stderr or self._handshake.noise).decode(errors="replace").strip()
+        return HostError(f"{self.host}: {what}" + (f"\n{printed}" if printed else ""))
 
 
 def _ending(exit_code: int | None) -> str:

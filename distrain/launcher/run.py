@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from distrain.errors import UsageError
-from distrain.job.cluster import LOCAL, place
+from distrain.job.cluster import Host, hosts_of, place
 from distrain.job.dump import to_yaml
-from distrain.job.plan import Plan, make_plan, placeholder_addresses
+from distrain.job.plan import HostFacts, Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
 from distrain.launcher.bundle import open_bundle
+from distrain.launcher.code import collect
 from distrain.launcher.loop import Loop
 from distrain.launcher.rundir import RunDir
+from distrain.launcher.session import Base
 from distrain.launcher.sinks import open_sinks
 
 
@@ -48,22 +50,23 @@ def run_job(
     python: str = sys.executable,
     then_exit: bool = False,
 ) -> RunResult:
-    """Runs `job` to its end, on this machine, with `python` as the interpreter of agent and tasks.
+    """Runs `job` to its end, on its hosts. `python`: the interpreter of agent and tasks on this machine.
 
     `plain`: lines in place of the live view. `to_stderr`: leave stdout alone. SIGINT, SIGTERM and SIGHUP stop the run,
     and are the caller's again afterwards; `then_exit`: they are ignored from then on, for a caller that only exits with
     the result, which nothing shall change any more.
 
     Raises:
-        UsageError: the run directory cannot be made, or there is no current folder. What happens later is in the
-            result.
+        UsageError: the run directory cannot be made, there is no current folder, or the user's code cannot travel.
+            What happens later is in the result.
     """
-    cwd = _current_folder()
-    import_paths = _import_paths(cwd, job_file)
+    base = _base(job, job_file, runs_dir)
     with _caught_signals(then_ignored=then_exit) as signals, _stream(to_stderr=to_stderr) as stream:
         began = time.time()
         rundir = RunDir.create(runs_dir, job.name, now=began)
         rundir.write_job(to_yaml(job))
+        if job.program is not None:
+            rundir.make_output()
         sinks = open_sinks(rundir, plain=plain, stream=stream)
         loop = Loop(
             job,
@@ -72,39 +75,79 @@ def run_job(
             open_bundle(),
             signals,
             python=python,
-            cwd=cwd,
-            import_paths=import_paths,
+            base=base,
             began=began,
         )
         try:
             summary = loop.run()
         finally:
-            loop.close_links()
+            loop.close()
             closed = [sink.close() for sink in sinks]
     return RunResult(summary, rundir.path, loop.state.exit_code, shown=all(closed))
 
 
 def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
-    """The plan of a run on this machine, with placeholders where ports would be.
+    """The plan of a run, with placeholders for what only the hosts can tell.
 
     Raises:
         UsageError: there is no current folder.
     """
     cwd = _current_folder()
-    placements = place(job, (LOCAL,))
+    placements = place(job)
+    run = f"{job.name}-dry-run"
     return make_plan(
         job,
         placements,
         placeholder_addresses(job, placements),
-        run=f"{job.name}-dry-run",
-        run_dir=f"runs/{job.name}-dry-run",
+        run=run,
         attempt=1,
-        python=sys.executable,
-        cwd=cwd,
-        import_paths=_import_paths(cwd, job_file),
-        cores={LOCAL.name: len(os.sched_getaffinity(0))},
-        gpus={},
+        facts={host.name: _placeholder_facts(job, host, run, cwd, job_file) for host in hosts_of(job)},
     )
+
+
+def _placeholder_facts(job: JobSpec, host: Host, run: str, cwd: str, job_file: Path | None) -> HostFacts:
+    if host.transport == "local":
+        return HostFacts(
+            python=host.python or sys.executable,
+            cwd=cwd,
+            run_dir=f"runs/{run}",
+            output_dir=f"runs/{run}/output",
+            import_paths=_import_paths(cwd, job_file),
+            cores=len(os.sched_getaffinity(0)),
+            gpus=0,
+        )
+    folder = f"<the run's folder on {host.name}>"
+    travels = job.program is None or job.code_folder is not None
+    return HostFacts(
+        python=host.python or "python3",
+        cwd=f"{folder}/code" if travels else cwd,
+        run_dir=f"{folder}/run",
+        output_dir=f"{folder}/run/output",
+        import_paths=(f"{folder}/code",),
+        cores=1,
+        gpus=0,
+    )
+
+
+def _base(job: JobSpec, job_file: Path | None, runs_dir: Path) -> Base:
+    """Where the user stands, and the code that travels from there, if any host needs it.
+
+    Raises:
+        UsageError: there is no current folder, or its files cannot travel as they are.
+    """
+    cwd = _current_folder()
+    import_paths = _import_paths(cwd, job_file)
+    folder = job.code_folder
+    if folder is None or all(host.transport == "local" for host in hosts_of(job)):
+        return Base(cwd, import_paths)
+    root = Path(os.path.realpath(folder))
+    if job.program is not None and not Path(os.path.realpath(cwd)).is_relative_to(root):
+        raise UsageError(
+            f"code: {folder} does not hold the current folder, in which the program is to start; "
+            "start distrain in that folder, or leave code out"
+        )
+    code = collect(root, skip=(Path(os.path.realpath(runs_dir)),))
+    return Base(os.path.realpath(cwd), tuple(map(os.path.realpath, import_paths)), str(root), code)
 
 
 def _current_folder() -> str:

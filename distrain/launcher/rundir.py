@@ -100,6 +100,10 @@ class RunDir:
     def log_file(self, task: str) -> Path:
         return self.path / log_name(task)
 
+    def make_output(self) -> None:
+        """Make the folder for what programs write."""
+        (self.path / "output").mkdir(mode=0o700, exist_ok=True)
+
     def write_job(self, text: str) -> None:
         """Raises DistrainError, as the two below, when the file cannot be written; then the old one still stands."""
         _write_whole(self.job_file, text)

@@ -20,14 +20,18 @@ class Policy:
     """How patient a run is.
 
     `settle_s`: how long a failure that looks like a consequence waits for its cause to be heard of, and a failure for
-    its exit code. `overdue_s`: how long tasks may take to be ready before what is missing is said, and again.
+    its exit code. `hosts_settle_s`: how long the first host that cannot be used waits for what the others say, so that
+    all of them are named at once. `overdue_s`: how long tasks may take to be ready before what is missing is said, and
+    again. `receiving_s`: how long files may pause on their way here while a run ends.
     """
 
     failure_grace_s: float = 3.0
     stop_grace_s: float = 8.0
     finish_grace_s: float = 10.0
     settle_s: float = 0.4
-    overdue_s: float = 30.0
+    hosts_settle_s: float = 3.0
+    overdue_s: float = 10.0
+    receiving_s: float = 15.0
     start_timeout_s: float = 900.0
 
 
@@ -41,12 +45,17 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class TaskState:
-    """What is known of one task. `serves`: it never ends by itself, and is stopped when the chief is done."""
+    """What is known of one task. `serves`: it never ends by itself, and is stopped when the run's work is done.
+    `speaks`: it says itself when it is ready and when it is done; a program is ready when it runs, and done when it
+    ends with exit code 0. `reach`: what came of trying to connect to it, while it was overdue.
+    """
 
     name: str
     host: str
     serves: bool = False
+    speaks: bool = True
     doing: str = "waiting for its host"
+    reach: str | None = None
     ready: bool = False
     done: bool = False
     exited: bool = False
@@ -96,6 +105,7 @@ class State:
     phase: Phase = Phase.OPENING
     began: float = 0.0
     hosts_prepared: frozenset[str] = frozenset()
+    hosts_failed: frozenset[str] = frozenset()
     failures: tuple[Failure, ...] = ()
     failure_told: bool = False
     stopped_by: int | None = None
@@ -121,7 +131,15 @@ class State:
             return EXIT_SIGINT if self.stopped_by == signal.SIGINT else EXIT_SIGTERM
         if self.first_failure is None:
             return EXIT_OK
-        return {"job": EXIT_USAGE, "host": EXIT_HOST}.get(self.first_failure.kind, EXIT_TASK_FAILED)
+        first = self.first_failure
+        if first.exit_code and self._one_answers and first.task == self.chief:
+            return first.exit_code
+        return {"job": EXIT_USAGE, "host": EXIT_HOST}.get(first.kind, EXIT_TASK_FAILED)
+
+    @property
+    def _one_answers(self) -> bool:
+        """Whether the chief is the one program that ends by itself: its exit code is then the run's."""
+        return all(task.serves != (task.name == self.chief) and not task.speaks for task in self.tasks.values())
 
 
 # ---- actions
@@ -133,8 +151,20 @@ class Action:
 
 
 @dataclass(frozen=True)
+class ConnectHosts(Action):
+    """Every host is prepared: find the addresses by which they reach each other."""
+
+
+@dataclass(frozen=True)
 class StartTasks(Action):
-    """Every host is prepared: make the plan and start all tasks."""
+    """Make the plan and start all tasks."""
+
+
+@dataclass(frozen=True)
+class TryTasks(Action):
+    """Try to connect to these tasks, which are overdue."""
+
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Tally:
             case "attempt_started":
                 self.attempts = event.attempt
             case "started":
-                self.steps_per_epoch = data["steps_per_epoch"]
+                self.steps_per_epoch, self.steps = data["steps_per_epoch"], data["first_step"]
             case "ready":
                 self.to_ready_s = event.time - self.began
                 self.versions.update(data.get("versions", {}))

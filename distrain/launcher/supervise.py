@@ -7,16 +7,17 @@ read from the events alone, so that a scripted history replays exactly.
 
 from __future__ import annotations
 
-import re
 import signal
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from distrain.launcher.events import Event
+from distrain.launcher.failures import failure_of, silent_peer, tail_of
 from distrain.launcher.state import (
     Abandon,
     Action,
+    ConnectHosts,
     End,
     Failure,
     Phase,
@@ -26,26 +27,10 @@ from distrain.launcher.state import (
     Stop,
     TaskState,
     Tell,
+    TryTasks,
 )
 
 Decision = tuple[State, tuple[Action, ...]]
-
-CONSEQUENCES = (
-    "UnavailableError",
-    "AbortedError",
-    "CancelledError",
-    "DeadlineExceededError",
-    "CoordinationService",
-    "Connection reset by peer",
-    "Collective ops is aborted",
-    "PeerGone",
-)
-"""What TensorFlow, and our own exchange, say in a task whose peer is gone."""
-_SILENT = re.compile(
-    r"PeerGone: (?P<role>\w+):(?P<index>\d+) does not answer"
-    r"|reported from /job:(?P<job>\w+)/(?:replica:\d+/)?task:(?P<number>\d+): .*stopped sending heartbeats"
-)
-"""What a task says of a peer that is there and does nothing."""
 
 
 def begin(tasks: Iterable[TaskState], chief: str, *, time: float, policy: Policy | None = None) -> State:
@@ -75,30 +60,48 @@ def decide(state: State, event: Event) -> Decision:
 # ---- hosts
 
 
+def _host_opened(state: State, event: Event) -> Decision:
+    return _on_host(state, event.host, doing="waiting for its host to be prepared"), ()
+
+
 def _host_prepared(state: State, event: Event) -> Decision:
     assert event.host is not None
     state = replace(state, hosts_prepared=state.hosts_prepared | {event.host})
-    if state.phase is Phase.OPENING and state.hosts_prepared == state.hosts:
-        tasks = {name: replace(task, doing="starting") for name, task in state.tasks.items()}
-        return replace(state, phase=Phase.RUNNING, tasks=tasks), (StartTasks(),)
-    return state, ()
+    if state.phase is not Phase.OPENING or state.hosts_prepared != state.hosts:
+        return _on_host(state, event.host, doing="waiting for the other hosts"), ()
+    if len(state.hosts) == 1:
+        return _start(state)
+    return _on_host(state, None, doing="waiting for its host to reach the others"), (ConnectHosts(),)
+
+
+def _hosts_connected(state: State, event: Event) -> Decision:
+    return _start(state) if state.phase is Phase.OPENING else (state, ())
+
+
+def _start(state: State) -> Decision:
+    return _on_host(replace(state, phase=Phase.RUNNING), None, doing="starting"), (StartTasks(),)
+
+
+def _on_host(state: State, host: str | None, **changes: Any) -> State:
+    """`state` with changes to all tasks of a host, or of all hosts."""
+    tasks = {
+        name: replace(task, **changes) if host in (None, task.host) else task for name, task in state.tasks.items()
+    }
+    return replace(state, tasks=tasks)
 
 
 def _host_lost(state: State, event: Event) -> Decision:
     """The connection to a host is gone; its agent ends what it had. Nothing more will be heard of its tasks."""
-    tasks = {
-        name: replace(task, exited=True, cleared=True) if task.host == event.host else task
-        for name, task in state.tasks.items()
-    }
-    return _host_ending(replace(state, tasks=tasks), event)
+    return _host_ending(_on_host(state, event.host, exited=True, cleared=True), event)
 
 
 def _host_ending(state: State, event: Event) -> Decision:
     """An agent ends though nobody asked for it. Its tasks' ends, which may still be heard of, follow from that."""
+    assert event.host is not None
     if state.phase is Phase.STOPPING:
         return state, ()
     failure = Failure(event.time, None, event.host, state.attempt, "host", str(event.data["message"]))
-    return _fail(state, failure)
+    return _fail(replace(state, hosts_failed=state.hosts_failed | {event.host}), failure)
 
 
 # ---- tasks
@@ -111,7 +114,10 @@ def _changed(state: State, event: Event, **changes: Any) -> State:
 
 
 def _task_started(state: State, event: Event) -> Decision:
-    return _changed(state, event, doing="started"), ()
+    assert event.task is not None
+    if state.tasks[event.task].speaks:
+        return _changed(state, event, doing="started"), ()
+    return _changed(state, event, doing="running", ready=True), ()
 
 
 def _phase(state: State, event: Event) -> Decision:
@@ -144,13 +150,8 @@ def _failure(state: State, event: Event) -> Decision:
     if state.phase is Phase.STOPPING and not state.failures:
         return state, ()
     state = _changed(state, event, failure={**event.data, "time": event.time}, doing="failing")
-    failure = _failure_of(state, event, exit_code=None, signal_name=None)
-    silent = _SILENT.search(failure.message)
-    if silent is not None:
-        other = state.tasks[f"{silent['role'] or silent['job']}:{silent['index'] or silent['number']}"]
-        message = f"stopped answering, says {failure.task}"
-        return _fail(state, Failure(event.time, other.name, other.host, state.attempt, "unresponsive", message))
-    return _fail(state, failure)
+    failure = failure_of(state, event, exit_code=None, signal_name=None)
+    return _fail(state, silent_peer(state, failure) or failure)
 
 
 def _task_exited(state: State, event: Event) -> Decision:
@@ -160,7 +161,7 @@ def _task_exited(state: State, event: Event) -> Decision:
     exit_code, signal_name = event.data.get("exit_code"), event.data.get("signal")
     if before.failure is not None:
         failures = tuple(
-            replace(failure, exit_code=exit_code, signal=signal_name, log_tail=_tail(event) or failure.log_tail)
+            replace(failure, exit_code=exit_code, signal=signal_name, log_tail=tail_of(event) or failure.log_tail)
             if failure.task == event.task
             else failure
             for failure in state.failures
@@ -170,50 +171,17 @@ def _task_exited(state: State, event: Event) -> Decision:
         return state, ()
     if state.phase is Phase.FINISHING and (exit_code == 0 or before.serves or before.done):
         return state, ()
+    if exit_code == 0 and not before.speaks and not before.serves:
+        state = _changed(state, event, done=True)
+        done = all(task.done for task in state.tasks.values() if not task.serves)
+        return _finish(state, event.time) if done else (state, ())
     if exit_code == 0 and before.done:
         return _finish(state, event.time) if event.task == state.chief else (state, ())
-    return _fail(state, _failure_of(state, event, exit_code=exit_code, signal_name=signal_name))
+    return _fail(state, failure_of(state, event, exit_code=exit_code, signal_name=signal_name))
 
 
 def _task_cleared(state: State, event: Event) -> Decision:
     return _changed(state, event, cleared=True), ()
-
-
-def _tail(event: Event) -> tuple[str, ...]:
-    return tuple(event.data.get("log_tail", ()))
-
-
-def _failure_of(state: State, event: Event, *, exit_code: int | None, signal_name: str | None) -> Failure:
-    assert event.task is not None
-    task = state.tasks[event.task]
-    said = task.failure
-    if said is not None:
-        kind, message = ("job" if said.get("job_error") else "exception"), str(said.get("message"))
-    elif event.data.get("message"):
-        kind, message = "start", str(event.data["message"])
-    elif signal_name is not None:
-        kind, message = "signal", f"killed by {signal_name}"
-    elif exit_code == 0:
-        kind, message = "early_exit", "ended with exit code 0 before its work was done"
-    else:
-        kind, message = "exit", f"exited with code {exit_code}"
-    tail = _tail(event)
-    # A task whose peer is gone may also abort inside TensorFlow: SIGABRT, or exit code 1, with that as its last words.
-    hints = message if said is not None else "\n".join(tail)
-    aborted = said is not None or signal_name == "SIGABRT" or exit_code == 1
-    return Failure(
-        time=event.time,
-        task=event.task,
-        host=task.host,
-        attempt=state.attempt,
-        kind=kind,
-        message=message,
-        exit_code=exit_code,
-        signal=signal_name,
-        log_tail=tail,
-        where=said.get("where") if said is not None else None,
-        cause=not (aborted and any(word in hints for word in CONSEQUENCES)),
-    )
 
 
 # ---- ending
@@ -227,8 +195,6 @@ def _fail(state: State, failure: Failure) -> Decision:
     if state.phase is Phase.STOPPING:
         told = state.failure_told and state.stopped_by is None
         return state, (_consequence(failure),) if told else ()
-    if not state.tasks or all(task.cleared for task in state.tasks.values()):
-        return replace(state, phase=Phase.STOPPING), ()
     return state, ()
 
 
@@ -241,14 +207,22 @@ def _tell_failure(state: State, time: float) -> Decision:
     first = state.first_failure
     if first is None or state.failure_told or state.stopped_by is not None:
         return state, ()
-    waited = time - min(failure.time for failure in state.failures) >= state.policy.settle_s
+    opening = state.phase is Phase.OPENING
+    settle_s = state.policy.hosts_settle_s if opening else state.policy.settle_s
+    waited = time - min(failure.time for failure in state.failures) >= settle_s
     task = state.tasks.get(first.task or "")
-    complete = first.cause and (task is None or task.exited)
+    if opening:
+        complete = first.kind != "host" or state.hosts_prepared | state.hosts_failed == state.hosts
+    else:
+        complete = first.cause and (task is None or task.exited)
     if not (waited or complete):
         return state, ()
     others = tuple(_consequence(failure) for failure in state.failures if failure is not first)
     grace_s = state.policy.failure_grace_s
     stopping = replace(state, failure_told=True, phase=Phase.STOPPING, deadline=time + grace_s)
+    if opening:  # no task has started
+        others = tuple(replace(other, kind="host_failed") for other in others)
+        stopping = _on_host(stopping, None, exited=True, cleared=True)
     subject = first.task or first.host
     return stopping, (
         Tell("task_failed", first.task, first.host, first.to_json()),
@@ -281,7 +255,7 @@ def _signal(state: State, event: Event) -> Decision:
     opening = state.phase is Phase.OPENING
     state = replace(state, phase=Phase.STOPPING, stopped_by=stopped_by, deadline=event.time + grace_s)
     if opening:
-        state = replace(state, tasks={name: replace(task, cleared=True) for name, task in state.tasks.items()})
+        state = _on_host(state, None, cleared=True)
     return state, (Tell("stopping", data={"reason": reason, "grace_s": grace_s}), Stop(grace_s=grace_s))
 
 
@@ -298,23 +272,42 @@ def _tick(state: State, event: Event) -> Decision:
         return state, (Tell("stopping", data={"reason": reason, "grace_s": grace_s}), Stop(grace_s=grace_s))
     if state.phase is Phase.STOPPING and state.deadline is not None and now >= state.deadline + 5.0:
         # The agents should have killed everything by now; a closed connection makes them, or their guards, do it.
-        tasks = {name: replace(task, exited=True, cleared=True) for name, task in state.tasks.items()}
-        return replace(state, tasks=tasks, deadline=None), (Abandon(),)
+        return replace(_on_host(state, None, exited=True, cleared=True), deadline=None), (Abandon(),)
     return state, ()
 
 
+def _receiving(state: State, event: Event) -> Decision:
+    """Files arrive that tasks have left: an end that moves on is not cut short."""
+    if state.deadline is None:
+        return state, ()
+    return replace(state, deadline=max(state.deadline, event.time + state.policy.receiving_s)), ()
+
+
 def _overdue(state: State, now: float) -> Decision:
+    """Name who is missing, and what is known of each."""
     missing = [task for task in state.tasks.values() if not task.ready]
-    what = ", ".join(f"{task.name} on {task.host} ({task.doing})" for task in missing)
+    what = ", ".join(map(_missing, missing))
     if now - state.began >= state.policy.start_timeout_s:
-        first = missing[0]
+        # Who waits for others is not what they all wait for.
+        first = next((task for task in missing if task.doing != "connecting"), missing[0])
         message = f"not ready after {state.policy.start_timeout_s:g} s: waiting for {what}"
         failure = Failure(now, first.name, first.host, state.attempt, "start_timeout", message)
         return _fail(state, failure)
     if now - state.overdue_told < state.policy.overdue_s:
         return state, ()
-    message = f"waiting for {what}, {now - state.began:.0f} s after the start"
-    return replace(state, overdue_told=now), (Tell("note", data={"level": "info", "message": message}),)
+    message = f"waiting for {what} ({now - state.began:.0f} s after the start)"
+    tell = Tell("note", data={"level": "info", "message": message})
+    actions = (tell, TryTasks(tuple(task.name for task in missing))) if state.phase is Phase.RUNNING else (tell,)
+    return replace(state, overdue_told=now), actions
+
+
+def _missing(task: TaskState) -> str:
+    reach = f", {task.reach}" if task.reach and task.doing == "connecting" else ""
+    return f"{task.name} on {task.host}: {task.doing}{reach}"
+
+
+def _tried(state: State, event: Event) -> Decision:
+    return _changed(state, event, reach=event.data["reach"]), ()
 
 
 def _end_if_over(state: State) -> Decision:
@@ -326,9 +319,12 @@ def _end_if_over(state: State) -> Decision:
 
 
 _HANDLERS = {
+    "host_opened": _host_opened,
     "host_prepared": _host_prepared,
+    "hosts_connected": _hosts_connected,
     "host_lost": _host_lost,
     "host_ending": _host_ending,
+    "host_unreachable": _host_ending,
     "task_started": _task_started,
     "phase": _phase,
     "ready": _ready,
@@ -337,6 +333,8 @@ _HANDLERS = {
     "failure": _failure,
     "task_exited": _task_exited,
     "task_cleared": _task_cleared,
+    "tried": _tried,
+    "receiving": _receiving,
     "signal": _signal,
     "tick": _tick,
 }

@@ -31,8 +31,12 @@ def make_callbacks(specs: Sequence[Mapping[str, Any]], *, chief: bool) -> list[k
     Raises:
         Refusal: a name, an argument, or a callback that cannot work here.
     """
-    made = [_make(spec["name"], spec["args"]) for spec in specs]
-    return [callback for callback in made if chief or not isinstance(callback, _WRITERS)]
+    return of_this_task([_make(spec["name"], spec["args"]) for spec in specs], chief=chief)
+
+
+def of_this_task(callbacks: Sequence[keras.callbacks.Callback], *, chief: bool) -> list[keras.callbacks.Callback]:
+    """Those of `callbacks` that run in this task."""
+    return [callback for callback in callbacks if chief or not isinstance(callback, _WRITERS)]
 
 
 def wants_every_step(callbacks: Sequence[keras.callbacks.Callback]) -> bool:

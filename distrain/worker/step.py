@@ -157,6 +157,13 @@ def plain(value: Any) -> Any:
     return float(array) if array.ndim == 0 else array
 
 
+def release(model: keras.Model) -> None:
+    """Leave the optimizer as it was before a TrainStep had it, for whoever uses it afterwards."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    for name in ("_all_reduce_sum_gradients", "_distributed_tf_update_step"):
+        optimizer.__dict__.pop(name, None)
+
+
 def build(model: keras.Model, x: Any, y: Any) -> None:
     """Make whatever Keras would make at the first batch: weights, metrics, the optimizer's variables.
 

@@ -1,6 +1,7 @@
 """The training loop, the same for every strategy: epochs, callbacks, validation, checkpoints, and telling of it.
 
 Owns what happens between calls into a strategy; which examples a step sees is `feed`'s, how steps run the strategy's.
+`train` carries out a job; `train_model` is for whoever has made the model.
 """
 
 from __future__ import annotations
@@ -49,11 +50,52 @@ def train(assignment: Assignment, events: Events, open_strategy: Callable[[Assig
         model = build_model(assignment.job["model"], dataset)
         compile_model(model, training)
         build(model, *shapes(dataset.train))
+    result = train_model(assignment, events, strategy, model, dataset, order, callbacks)
+    if assignment.chief:
+        events.phase("saving")
+        events.send("model", path=save_model(model, assignment.run_dir))
+        events.send(
+            "done",
+            epochs=result.epochs,
+            steps=result.steps,
+            examples_per_s=result.examples_per_s,
+            metrics=result.metrics,
+        )
+    else:
+        events.send("done")
+    strategy.finish()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training came to: whole `epochs`, `steps`, and the last metrics of `train` and `validation`."""
+
+    epochs: int
+    steps: int
+    examples_per_s: float | None
+    metrics: Mapping[str, Mapping[str, Any]]
+
+
+def train_model(
+    assignment: Assignment,
+    events: Events,
+    strategy: Strategy,
+    model: keras.Model,
+    dataset: Dataset,
+    order: Order,
+    callbacks: list[keras.callbacks.Callback],
+) -> Result:
+    """Train `model`, which was compiled and built in the scope of `strategy`. `strategy.finish` is left to the caller.
+
+    Raises:
+        Refusal: the strategy cannot train this model or dataset.
+    """
+    training = assignment.training
     steps_per_call = 1 if callbacks_of.wants_every_step(callbacks) else training["steps_per_call"]
     pipeline = Pipeline(training["cache"], training["prefetch"])
     strategy.bind(Plan(model, dataset, order, pipeline, training["jit_compile"], steps_per_call))
     events.ready(parameters=model.count_params(), replicas=strategy.replicas)
-    _Loop(assignment, events, strategy, model, dataset, order, callbacks).run()
+    return _Loop(assignment, events, strategy, model, dataset, order, callbacks).run()
 
 
 def make_order(dataset: Dataset, assignment: Assignment, events: Events) -> Order:
@@ -161,7 +203,7 @@ class _Loop:
             verbose=0,
         )
 
-    def run(self) -> None:
+    def run(self) -> Result:
         chief, events = self._assignment.chief, self._events
         events.phase("training")
         if chief:
@@ -183,19 +225,7 @@ class _Loop:
             if self._strategy.agree(self._stop or self._model.stop_training):
                 break
         self._callbacks.on_train_end(dict(self._latest["train"]))
-        if chief:
-            events.phase("saving")
-            events.send("model", path=save_model(self._model, self._assignment.run_dir))
-            events.send(
-                "done",
-                epochs=epochs_done,
-                steps=self._step,
-                examples_per_s=self._meter.mean,
-                metrics=self._latest,
-            )
-        else:
-            events.send("done")
-        self._strategy.finish()
+        return Result(epochs_done, self._step, self._meter.mean, self._latest)
 
     def _epoch(self, epoch: int) -> None:
         self._callbacks.on_epoch_begin(epoch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import selectors
@@ -15,10 +16,23 @@ from typing import TypeVar
 
 from process_table import MARK, Process, marked, wait_until
 
+from distrain.job.cluster import LOCAL
 from distrain.launcher.bundle import Bundle, open_bundle
 from distrain.launcher.link import AgentLink
 from distrain.launcher.transports import open_transport
-from distrain.wire import Message, StartTask, TaskCleared, TaskExited, TaskOutput, TaskStarted, Welcome
+from distrain.wire import (
+    CodePart,
+    CodeWanted,
+    Message,
+    OpenRun,
+    RunOpened,
+    StartTask,
+    TaskCleared,
+    TaskExited,
+    TaskOutput,
+    TaskStarted,
+    Welcome,
+)
 
 PYTHON = [sys.executable, "-S", "-c"]
 DEADLINE_S = 30.0
@@ -34,7 +48,7 @@ class Host:
         os.environ[MARK] = self.mark
         try:
             self.link = AgentLink(
-                "local", open_transport("local"), bundle or open_bundle(), python=python, cache=str(cache)
+                "local", open_transport(LOCAL), bundle or open_bundle(), python=python, cache=str(cache)
             )
         finally:
             del os.environ[MARK]
@@ -47,6 +61,16 @@ class Host:
     @property
     def agent_pid(self) -> int:
         return self.welcome.pid
+
+    def open_run(self, code: bytes = b"", *, run: str = "mnist", contact_timeout_s: float = 60.0) -> RunOpened:
+        """Open a run, sending `code` if it is asked for."""
+        digest = hashlib.sha256(code).hexdigest() if code else ""
+        self.link.send(OpenRun(run, contact_timeout_s, digest, len(code)))
+        self.until(lambda: self.all(RunOpened) or self.all(CodeWanted), "an answer to OpenRun")
+        if self.all(CodeWanted):
+            for start in range(0, len(code), 1 << 20):
+                self.link.send(CodePart(code[start : start + (1 << 20)]))
+        return self.wait_for(RunOpened)
 
     def start(
         self,

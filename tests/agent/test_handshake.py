@@ -17,6 +17,7 @@ import pytest
 from agent.driver import Host
 
 from distrain.errors import HostError
+from distrain.job.cluster import LOCAL
 from distrain.launcher.bundle import make_bundle, open_bundle
 from distrain.launcher.link import AgentLink
 from distrain.launcher.transports import open_transport
@@ -31,10 +32,10 @@ class Through:
 
     script: str
 
-    def command(self, host: str, argv: Sequence[str]) -> list[str]:
+    def command(self, argv: Sequence[str]) -> list[str]:
         return ["sh", "-c", self.script, "sh", *argv]
 
-    def explain(self, host: str, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
         return "the known sentence" if "known trouble" in stderr else None
 
 
@@ -234,7 +235,7 @@ def test_a_python_that_is_not_there(open_link: Callable[..., AgentLink]) -> None
 
 def test_a_transport_that_is_not_there(cache: Path) -> None:
     with pytest.raises(HostError, match="local: /no/such/python cannot be started: No such file"):
-        AgentLink("local", open_transport("local"), open_bundle(), python="/no/such/python", cache=str(cache))
+        AgentLink("local", open_transport(LOCAL), open_bundle(), python="/no/such/python", cache=str(cache))
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_a_transport_that_is_not_there(cache: Path) -> None:
         ("echo some trouble >&2; exit 255", "some trouble"),
         ("echo known trouble >&2; exit 255", "host7: the known sentence"),
         ("echo only noise; exit 1", "only noise"),
-        ("head -c 100 >/dev/null; exit 1", "exit code 1"),
+        ("printf '\\ndistrain-agent 1 begin\\n'; head -c 100 >/dev/null; exit 1", "exit code 1"),
         ("echo 'distrain-agent 2 have'", "update distrain"),
         ("echo 'distrain-agent 1 have'; echo and then some noise", "something else print"),
     ],
@@ -281,8 +282,8 @@ def test_a_defect_of_the_agent_shows_its_traceback_and_leaves_nothing(
 ) -> None:
     main = copied_package / "agent" / "main.py"
     source = main.read_text()
-    assert "self._ports.reserve(message.count, message.among)" in source
-    main.write_text(source.replace("self._ports.reserve(message.count, message.among)", "1 / 0"))
+    assert "self._ports.reserve(message.count, message.among, message.token)" in source
+    main.write_text(source.replace("self._ports.reserve(message.count, message.among, message.token)", "1 / 0"))
     host = open_host(bundle=make_bundle(copied_package))
     host.run("import time; time.sleep(600)")
     host.link.send(ReservePorts(1))

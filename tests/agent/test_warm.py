@@ -203,4 +203,4 @@ def test_nothing_warm_is_left(warm: WarmHost, ending: str, waiting: bool) -> Non
 
 
 def _pid(host: Host) -> int:
-    return host.all(TaskStarted)[0].pid
+    return host.wait_for(TaskStarted).pid

@@ -74,7 +74,7 @@ VALUES = [
     ("modle: cnn", '1:1: a job has no key "modle"; did you mean "model"?'),
     (
         "zzz: 1",
-        '1:1: a job has no key "zzz"; its keys are name, model, dataset, training, strategy, cluster, checkpoint, env, warm',
+        '1:1: a job has no key "zzz"; its keys are name, program, model, dataset, training, strategy, cluster, checkpoint, env, warm, code',
     ),
     ("epochs: 3", '1:1: a job has no key "epochs"; it belongs under training'),
     ("training: {warm: false}", '1:12: training has no key "warm"; it belongs to the top level of the file'),

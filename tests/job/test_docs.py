@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from distrain.cli.hosts import Asked
 from distrain.job.file.schema import keys
 from distrain.job.load import load_job, parse_job
 from distrain.job.spec import Named
@@ -17,10 +18,10 @@ REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docs" / "job-file.md").read_text()
 
 
-def spelled(default: Any) -> str:
+def spelled(path: str, default: Any) -> str:
     """A default as the documentation writes it."""
     if default is MISSING:
-        return "the file's name"
+        return "the file's name" if path == "name" else "must be given"
     if isinstance(default, Named):
         return f"`{default.name}`"
     if is_dataclass(default):
@@ -33,7 +34,7 @@ def spelled(default: Any) -> str:
 def test_every_key_is_documented_as_it_is() -> None:
     rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| (.+?) \| (.+) \|$", TEXT.replace(r"\|", "¦"), re.MULTILINE)
     documented = [(path, kind.replace("¦", "|"), default) for path, kind, default, _ in rows]
-    assert sorted(documented) == sorted((path, kind.words, spelled(default)) for path, kind, default in keys())
+    assert sorted(documented) == sorted((path, kind.words, spelled(path, default)) for path, kind, default in keys())
 
 
 @pytest.mark.parametrize("example", re.findall(r"^```yaml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL))
@@ -51,3 +52,11 @@ def test_there_is_a_config_for_each_strategy() -> None:
     strategies = {job.strategy.name for job in jobs}
     assert strategies == {"OneDevice", "Mirrored", "MultiWorkerMirrored", "ParameterServer"}
     assert {job.dataset.name for job in jobs} == {"digits", "mnist"}
+
+
+def test_the_hostfiles_are_right(tmp_path: Path) -> None:
+    (documented,) = re.findall(r"^```text\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    (tmp_path / "hosts").write_text(documented)
+    for file in (tmp_path / "hosts", REPOSITORY / "configs" / "hostfile.example"):
+        job = parse_job("strategy: MultiWorkerMirrored", "job.yaml", given=Asked(hostfile=file).given())
+        assert [(host.host, host.slots) for host in job.cluster.hosts] == [("host1", 1), ("me@host2", 3), ("host3", 4)]

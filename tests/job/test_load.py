@@ -17,6 +17,7 @@ from distrain.job.spec import (
     CheckpointSpec,
     ClusterSpec,
     DatasetSpec,
+    HostSpec,
     JobSpec,
     Named,
     StrategySpec,
@@ -47,10 +48,20 @@ training:
   prefetch: 0
   steps_per_call: 10
 strategy: {name: MultiWorkerMirrored}
-cluster: {workers: 2, devices_per_worker: 2, threads_per_worker: 1, ports: [20000, 20010-20012, 20011]}
+cluster:
+  workers: 2
+  hosts:
+    - me@host1
+    - {host: "[fd00::1]", slots: 2, roles: worker, port: 2222, key: ~/.ssh/my key, python: /opt/python3, address: a.b}
+  devices_per_worker: 2
+  threads_per_worker: 1
+  ports: [20000, 20010-20012, 20011]
+  start_timeout_s: 60
+  contact_timeout_s: 2.5
 checkpoint: {every_steps: 200, keep: 1}
 env: {SOME_VAR: value, NUMBER: 010, TRICKY: "1e-3", EMPTY: "", SWITCH: "yes"}
 warm: false
+code: ../mine
 """
 
 EVERYTHING = JobSpec(
@@ -84,10 +95,22 @@ EVERYTHING = JobSpec(
         steps_per_call=10,
     ),
     strategy=StrategySpec("MultiWorkerMirrored"),
-    cluster=ClusterSpec(2, 0, 2, 1, (20000, 20010, 20011, 20012)),
+    cluster=ClusterSpec(
+        workers=2,
+        hosts=(
+            HostSpec("me@host1"),
+            HostSpec("fd00::1", 2, ("worker",), 2222, "~/.ssh/my key", "/opt/python3", "a.b"),
+        ),
+        devices_per_worker=2,
+        threads_per_worker=1,
+        ports=(20000, 20010, 20011, 20012),
+        start_timeout_s=60.0,
+        contact_timeout_s=2.5,
+    ),
     checkpoint=CheckpointSpec(every_steps=200, keep=1),
     env={"SOME_VAR": "value", "NUMBER": "010", "TRICKY": "1e-3", "EMPTY": "", "SWITCH": "yes"},
     warm=False,
+    code="../mine",
 )
 
 

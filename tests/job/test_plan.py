@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from distrain.errors import UsageError
-from distrain.job.cluster import LOCAL, Host, Task, chief_of, needs_address, place, tasks_of
+from distrain.job.cluster import Task, chief_of, hosts_of, needs_address, place, tasks_of
 from distrain.job.dialects import preload_environment
 from distrain.job.dump import to_yaml
 from distrain.job.load import parse_job
 from distrain.job.masking import is_secret, masked, masked_arguments
-from distrain.job.plan import Plan, make_plan, placeholder_addresses
+from distrain.job.plan import HostFacts, Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
 
 MULTI_WORKER = "{strategy: MultiWorkerMirrored, cluster: 3, dataset: {batch_size: 96}}"
@@ -25,32 +24,27 @@ def job(text: str) -> JobSpec:
     return parse_job(text, "job.yaml")
 
 
-def plan(
-    text: str,
-    *hosts: Host,
-    cores: Mapping[str, int] | None = None,
-    gpus: Mapping[str, int] | None = None,
-) -> Plan:
+def plan(text: str, *, cores: Mapping[str, int] | None = None, gpus: int = 0) -> Plan:
     spec = job(text)
-    placements = place(spec, hosts or (LOCAL,))
+    placements = place(spec)
     addresses = {
         placement.task: f"10.0.0.1:{20000 + number}"
         for number, placement in enumerate(placements)
         if needs_address(spec, placement.task)
     }
-    return make_plan(
-        spec,
-        placements,
-        addresses,
-        run="job-1",
-        run_dir="/runs/job-1",
-        attempt=2,
-        python="/usr/bin/python3",
-        cwd="/home/me",
-        import_paths=("/home/me", "/jobs"),
-        cores=cores or {"local": 8},
-        gpus=gpus or {},
-    )
+    facts = {
+        host.name: HostFacts(
+            python="/usr/bin/python3",
+            cwd="/home/me",
+            run_dir="/runs/job-1",
+            output_dir="/runs/job-1/output",
+            import_paths=("/home/me", "/jobs"),
+            cores=(cores or {"local": 8})[host.name],
+            gpus=gpus,
+        )
+        for host in hosts_of(spec)
+    }
+    return make_plan(spec, placements, addresses, run="job-1", attempt=2, facts=facts)
 
 
 def names(tasks: tuple[Task, ...]) -> list[str]:
@@ -71,26 +65,6 @@ def test_the_tasks_of_each_strategy(text: str, tasks: list[str], chief: str) -> 
     assert names(tuple(sorted(set(tasks_of(job(text)))))) == tasks
     assert str(chief_of(tasks_of(job(text)))) == chief
     assert {needs_address(job(text), task) for task in tasks_of(job(text))} == {len(tasks) > 1}
-
-
-def test_hosts_are_filled_in_their_order() -> None:
-    placements = place(job(PARAMETER_SERVER), (Host("a", 2), Host("b", 0), Host("c", 4)))
-    assert [(str(placement.task), placement.host.name, placement.slot) for placement in placements] == [
-        ("chief:0", "a", 0),
-        ("worker:0", "a", 1),
-        ("worker:1", "c", 0),
-        ("ps:0", "c", 1),
-        ("ps:1", "c", 2),
-    ]
-
-
-def test_more_tasks_than_slots_are_refused_with_the_numbers() -> None:
-    with pytest.raises(UsageError) as caught:
-        place(job(PARAMETER_SERVER), (Host("a", 1), Host("b", 2)))
-    assert str(caught.value) == (
-        "the job has 5 tasks (1 chief, 2 workers, 2 ps), and the hosts have 3 slots (a: 1, b: 2); "
-        "lower cluster.workers, or give more hosts or slots"
-    )
 
 
 def test_multi_worker_tf_config_has_workers_alone() -> None:
@@ -130,6 +104,17 @@ def test_every_task_learns_who_it_is_and_the_worker_reads_its_assignment() -> No
         "DISTRAIN_TASK": "worker:1",
         "DISTRAIN_ROLE": "worker",
         "DISTRAIN_INDEX": "1",
+        "DISTRAIN_HOST": "local",
+        "DISTRAIN_CHIEF": "0",
+        "DISTRAIN_RANK": "2",
+        "DISTRAIN_WORLD_SIZE": "3",
+        "DISTRAIN_LOCAL_RANK": "2",
+        "DISTRAIN_LOCAL_WORLD_SIZE": "3",
+        "DISTRAIN_ADDRESS": "10.0.0.1:20002",
+        "DISTRAIN_ADDRESSES": (
+            '{"chief:0": "10.0.0.1:20000", "worker:0": "10.0.0.1:20001", "worker:1": "10.0.0.1:20002", '
+            '"ps:0": "10.0.0.1:20003", "ps:1": "10.0.0.1:20004"}'
+        ),
     }
     assert task.argv == ("/usr/bin/python3", "-m", "distrain.worker")
     assert json.loads(task.stdin()) == {
@@ -147,7 +132,7 @@ def test_every_task_learns_who_it_is_and_the_worker_reads_its_assignment() -> No
 
 
 def threads(the_plan: Plan) -> dict[str, int]:
-    return {str(task.task): task.assignment["threads"] for task in the_plan.tasks}
+    return {str(task.task): json.loads(task.stdin())["threads"] for task in the_plan.tasks}
 
 
 def test_the_tasks_that_compute_share_the_cores_of_their_host() -> None:
@@ -158,14 +143,15 @@ def test_the_tasks_that_compute_share_the_cores_of_their_host() -> None:
         "ps:0": 1,
         "ps:1": 1,
     }
-    apart = plan(MULTI_WORKER, Host("a", 1), Host("b", 2), cores={"a": 4, "b": 1})
+    three = "{strategy: MultiWorkerMirrored, cluster: {hosts: [a, b:2]}, dataset: {batch_size: 96}}"
+    apart = plan(three, cores={"a": 4, "b": 1})
     assert threads(apart) == {"worker:0": 4, "worker:1": 1, "worker:2": 1}
     said = "{strategy: MultiWorkerMirrored, cluster: {workers: 2, threads_per_worker: 3}}"
     assert threads(plan(said)) == {"worker:0": 3, "worker:1": 3}
 
 
 def devices(text: str, gpus: int) -> list[str | None]:
-    return [task.env.get("CUDA_VISIBLE_DEVICES") for task in plan(text, gpus={"local": gpus}).tasks]
+    return [task.env.get("CUDA_VISIBLE_DEVICES") for task in plan(text, gpus=gpus).tasks]
 
 
 def test_gpus_are_shared_in_equal_slices() -> None:
@@ -192,12 +178,12 @@ def test_what_precedes_the_import_is_the_same_for_every_task_and_the_job_may_ove
 
 def test_a_dry_run_has_placeholders_for_the_ports() -> None:
     spec = job("{strategy: MultiWorkerMirrored, cluster: 2}")
-    placements = place(spec, (LOCAL,))
+    placements = place(spec)
     assert {str(task): address for task, address in placeholder_addresses(spec, placements).items()} == {
         "worker:0": "127.0.0.1:<port of worker:0>",
         "worker:1": "127.0.0.1:<port of worker:1>",
     }
-    assert placeholder_addresses(job("{}"), place(job("{}"), (LOCAL,))) == {}
+    assert placeholder_addresses(job("{}"), place(job("{}"))) == {}
 
 
 # ---- secrets

@@ -12,6 +12,7 @@ from distrain.launcher.bundle import open_bundle
 from distrain.launcher.events import Event
 from distrain.launcher.loop import Loop
 from distrain.launcher.rundir import RunDir
+from distrain.launcher.session import Base
 
 
 class Ledger:
@@ -37,7 +38,7 @@ class Broken(Ledger):
 
 def test_a_defect_in_one_sink_is_shown_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken, ledger = Broken(), Ledger()
-    arguments: dict[str, Any] = {"python": "python3", "cwd": "/", "import_paths": (), "began": 0.0}
+    arguments: dict[str, Any] = {"python": "python3", "base": Base("/", ()), "began": 0.0}
     rundir = RunDir.create(tmp_path, "job", now=0.0)
     loop = Loop(JobSpec("job"), rundir, (broken, ledger), open_bundle(), None, **arguments)
     loop._tell("note", data={"message": "one"})

@@ -1,67 +1,20 @@
-"""Scripted histories against `decide`, with times of their own and no process."""
+"""What `decide` makes of scripted histories of a job on one host."""
 
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 import pytest
+from histories import History
 
-from distrain.launcher.events import Event
 from distrain.launcher.state import (
     Abandon,
-    Action,
-    End,
-    Policy,
+    ConnectHosts,
     StartTasks,
-    State,
     Stop,
     TaskState,
-    Tell,
+    TryTasks,
 )
-from distrain.launcher.supervise import begin, decide
-
-POLICY = Policy(failure_grace_s=3, stop_grace_s=8, finish_grace_s=10, settle_s=0.4, overdue_s=30, start_timeout_s=900)
-
-
-class History:
-    """Feeds events one by one and keeps what was decided, each action with its time."""
-
-    def __init__(self, *tasks: TaskState, chief: str) -> None:
-        self.state: State = begin(tasks, chief, time=0.0, policy=POLICY)
-        self.actions: list[tuple[float, Action]] = []
-
-    def at(self, time: float, kind: str, task: str | None = None, host: str | None = None, **data: Any) -> History:
-        self.state, actions = decide(self.state, Event(time, kind, 1, task, host, data))
-        self.actions += [(time, action) for action in actions]
-        return self
-
-    def running(self) -> History:
-        for host in sorted(self.state.hosts):
-            self.at(1.0, "host_prepared", host=host)
-        for task in self.state.tasks:
-            self.at(1.5, "task_started", task, pid=1)
-        for task in self.state.tasks:
-            self.at(3.0, "ready", task)
-        self.actions.clear()
-        return self
-
-    def cleared(self, time: float) -> History:
-        for task in self.state.tasks.values():
-            if not task.cleared:
-                self.at(time, "task_cleared", task.name)
-        return self
-
-    @property
-    def stops(self) -> list[tuple[float, Stop]]:
-        return [(time, action) for time, action in self.actions if isinstance(action, Stop)]
-
-    def told(self, kind: str) -> list[Tell]:
-        return [action for _, action in self.actions if isinstance(action, Tell) and action.kind == kind]
-
-    @property
-    def over(self) -> bool:
-        return any(isinstance(action, End) for _, action in self.actions)
 
 
 def workers(count: int = 2) -> History:
@@ -82,7 +35,13 @@ def test_tasks_start_when_every_host_is_prepared() -> None:
     history.at(1.0, "host_prepared", host="a")
     assert history.actions == []
     history.at(2.0, "host_prepared", host="b")
-    assert history.actions == [(2.0, StartTasks())]
+    assert history.actions == [(2.0, ConnectHosts())]
+    history.at(3.0, "hosts_connected")
+    assert history.actions[1:] == [(3.0, StartTasks())]
+
+
+def test_one_host_needs_to_find_no_other() -> None:
+    assert workers().at(1.0, "host_prepared", host="local").actions == [(1.0, StartTasks())]
 
 
 def test_success_ends_when_nothing_is_left() -> None:
@@ -313,7 +272,16 @@ def test_overdue_tasks_are_named_with_what_they_do() -> None:
     assert history.told("note") == []
     history.at(30.0, "tick").at(31.0, "tick")
     (note,) = history.told("note")
-    assert note.data["message"] == "waiting for worker:1 on local (importing TensorFlow), 30 s after the start"
+    assert note.data["message"] == "waiting for worker:1 on local: importing TensorFlow (30 s after the start)"
+    assert [action for _, action in history.actions if isinstance(action, TryTasks)] == [TryTasks(("worker:1",))]
+
+
+def test_an_overdue_task_that_cannot_be_reached_is_named_so_while_it_connects() -> None:
+    history = workers()
+    history.at(1.0, "host_prepared", host="local").at(3.0, "ready", "worker:0").at(30.0, "tick")
+    history.at(30.1, "tried", "worker:1", reach="port 41234 refused from host1")
+    history.at(40.0, "phase", "worker:1", phase="connecting").at(60.0, "tick")
+    assert "worker:1 on local: connecting, port 41234 refused from host1" in history.told("note")[-1].data["message"]
 
 
 def test_a_start_that_never_comes_ends_with_what_is_missing_as_its_cause() -> None:
@@ -321,7 +289,7 @@ def test_a_start_that_never_comes_ends_with_what_is_missing_as_its_cause() -> No
     history.at(900.5, "tick")
     (told,) = history.told("task_failed")
     assert told.data["kind"] == "start_timeout"
-    assert "worker:1 on local (starting)" in told.data["message"]
+    assert "worker:1 on local: starting" in told.data["message"]
 
 
 def test_an_agent_that_does_not_kill_is_abandoned() -> None:

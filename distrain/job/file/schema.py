@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from distrain.job.file import keras_names
+from distrain.job.file.hosts import HostFile, HostName, HostOffer
 from distrain.job.file.kinds import Findings, Kind, ListOf, Section, shown
 from distrain.job.file.named import FamilyName, KnownOrFunction, NamedKind, free_value
+from distrain.job.file.program import Arguments, CodeFolder, Program
 from distrain.job.file.source import Place
 from distrain.job.file.tree import Items, Node, Scalar, Table
 from distrain.job.file.values import (
@@ -22,6 +24,7 @@ from distrain.job.file.values import (
     LayerSizes,
     Ports,
     RunName,
+    Seconds,
     Share,
     Text,
     Validation,
@@ -30,11 +33,14 @@ from distrain.job.spec import (
     DATASETS,
     MODELS,
     PRECISIONS,
+    ROLES,
     STRATEGIES,
     CheckpointSpec,
     ClusterSpec,
     DatasetSpec,
+    HostSpec,
     JobSpec,
+    ProgramSpec,
     StrategySpec,
     TrainingSpec,
 )
@@ -98,8 +104,6 @@ def owned_variable(name: str) -> str | None:
         return "distrain writes it for each task from cluster and strategy"
     if name.startswith("DISTRAIN_") and name != "DISTRAIN_DATA":
         return "names that begin with DISTRAIN_ are distrain's own"
-    if name == "KERAS_BACKEND":
-        return "distrain trains with Keras's TensorFlow backend"
     return None
 
 
@@ -114,6 +118,7 @@ JOB = Section(
     JobSpec,
     {
         "name": RunName(),
+        "program": Program(ProgramSpec, {"argv": Arguments(), "keras_repair": Boolean()}),
         "model": NamedKind(
             KnownOrFunction((*MODELS, *keras_names.APPLICATIONS), (*MODELS, "keras.applications.<Name>")),
             _MODELS,
@@ -160,9 +165,27 @@ JOB = Section(
             {
                 "workers": Integer(1, 1024),
                 "ps": Integer(0, 1024),
+                "chief": Integer(0, 1),
+                "evaluators": Integer(0, 1024),
+                "hosts": ListOf(
+                    HostOffer(
+                        HostSpec,
+                        {
+                            "host": HostName(user=True),
+                            "slots": Integer(1, 1024),
+                            "roles": ListOf(Choice(ROLES)),
+                            "port": Integer(1, 65535),
+                            "key": HostFile(),
+                            "python": HostFile(),
+                            "address": HostName(user=False),
+                        },
+                    )
+                ),
                 "devices_per_worker": Integer(1, 1024),
                 "threads_per_worker": Integer(1, 1024),
                 "ports": Ports(),
+                "start_timeout_s": Seconds(),
+                "contact_timeout_s": Seconds(),
             },
             short="workers",
         ),
@@ -171,17 +194,25 @@ JOB = Section(
         ),
         "env": Environment(owned_variable),
         "warm": Boolean(),
+        "code": CodeFolder(),
     },
 )
 
 
 def keys() -> Iterator[tuple[str, Kind, Any]]:
-    """Every key as its dotted path, with its kind and its default (dataclasses.MISSING: there is none)."""
-    for name, kind in JOB.keys.items():
-        yield name, kind, JOB.default(name)
+    """Every key as its dotted path, with its kind and its default (dataclasses.MISSING: there is none). A list's
+    entries are all called N.
+    """
+    yield from _keys(JOB, "")
+
+
+def _keys(section: Section, above: str) -> Iterator[tuple[str, Kind, Any]]:
+    for name, kind in section.keys.items():
+        yield above + name, kind, section.default(name)
         if isinstance(kind, Section):
-            for inner, inner_kind in kind.keys.items():
-                yield f"{name}.{inner}", inner_kind, kind.default(inner)
+            yield from _keys(kind, f"{above}{name}.")
+        elif isinstance(kind, ListOf) and isinstance(kind.item, Section):
+            yield from _keys(kind.item, f"{above}{name}.N.")
 
 
 def default_list(path: str, place: Place) -> Items | None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from distrain.errors import Complaint, JobError
 
 MAX_BYTES = 256 * 1024
+_JOBS = (".yaml", ".yml")
 
 _UNPRINTABLE = re.compile(r"[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 """What YAML allows nowhere, and a byte order mark anywhere but at the start."""
@@ -50,9 +51,9 @@ def read_source(path: Path) -> bytes:
                 refuse(place, "this is a pipe, socket or device, and a job is a regular file", "name a YAML file")
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        refuse(place, "there is no such file", _nearest_file(path))
+        refuse(place, "there is no such file", nearest_file(path))
     except IsADirectoryError:
-        inside = sorted(_jobs_in(path))
+        inside = sorted(_files_in(path, _JOBS))
         remedy = f"name a file, such as {path / inside[0]}" if inside else "name a YAML file"
         refuse(place, "this is a directory, and a job is a file", remedy)
     except (OSError, ValueError) as error:
@@ -69,19 +70,20 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _jobs_in(directory: Path) -> list[str]:
-    """The names of the YAML files in a directory; none if it does not let anybody look."""
+def _files_in(directory: Path, endings: tuple[str, ...]) -> list[str]:
+    """The names of the files with these endings in a directory; none if it does not let anybody look."""
     try:
-        return [found.name for found in directory.iterdir() if found.suffix in (".yaml", ".yml")]
+        return [found.name for found in directory.iterdir() if found.suffix in endings]
     except OSError:
         return []
 
 
-def _nearest_file(path: Path) -> str:
+def nearest_file(path: Path, endings: tuple[str, ...] = _JOBS) -> str:
+    """What to do about a path that leads to no file: the name that was probably meant, among those that end so."""
     if not path.parent.is_dir():
         return f"there is no directory {path.parent} either; check the path"
     # By their stems: what all names end in makes none of them alike.
-    by_stem = {Path(name).stem: name for name in _jobs_in(path.parent)}
+    by_stem = {Path(name).stem: name for name in _files_in(path.parent, endings)}
     near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.7)
     return f"did you mean {path.parent / by_stem[near[0]]}?" if near else "check the path"
 

@@ -62,6 +62,18 @@ class Table:
 
 Node = Scalar | Items | Table
 
+
+def node_of(place: Place, value: Any) -> Node:
+    """Plain values as a tree, all of it from one place. Text is text, whatever it looks like."""
+    if isinstance(value, Mapping):
+        return Table(place, {key: Entry(place, node_of(place, item)) for key, item in value.items()})
+    if isinstance(value, list | tuple):
+        return Items(place, tuple(node_of(place, item) for item in value))
+    if isinstance(value, bool):
+        return Scalar(place, "true" if value else "false")
+    return Scalar(place, str(value), plain=not isinstance(value, str))
+
+
 _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **{form: True for word in ("true", "yes", "on") for form in (word, word.title(), word.upper())},

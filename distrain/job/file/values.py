@@ -16,7 +16,7 @@ _LARGEST = 2**31 - 1
 _LAST_PORT = 65535
 
 
-def _unpassable(text: str) -> str | None:
+def unpassable(text: str) -> str | None:
     """The first character of `text` that the system can pass on neither in a path nor in the environment."""
     odd = re.search("[\0\ud800-\udfff]", text)
     return f"U+{ord(odd[0]):04X}" if odd else None
@@ -54,6 +54,18 @@ class Integer(_Single):
 def _whole(value: float) -> bool:
     """`1e3` is a whole number too; an infinite one is told as too large."""
     return isinstance(value, int) or math.isinf(value) or value.is_integer()
+
+
+@dataclass(frozen=True)
+class Seconds(_Single):
+    words: str = "seconds, 1 or more"
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        value = node.value if isinstance(node, Scalar) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= _LARGEST:
+            return float(value)
+        remedy = "give a number of seconds, 1 or more"
+        return findings.add(node.place, path, f"{path} is {shown(node)}", remedy)
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ class Text(_Single):
 
     def read(self, node: Node, path: str, findings: Findings) -> Any:
         if isinstance(node, Scalar) and node.text and not (node.plain and node.value is None):
-            if bad := _unpassable(node.text):
+            if bad := unpassable(node.text):
                 return findings.add(node.place, path, f"{path} holds the character {bad}", "remove it")
             return node.text
         return findings.add(node.place, path, f"{path} is {shown(node)}, and it must be text", "write the text")
@@ -203,7 +215,7 @@ class Environment(_Single):
                 word = entry.node.text
                 problem = f"{path}.{name} is {word or 'empty'}, which is not text"
                 findings.add(entry.node.place, path, problem, f'write "{word}" or whatever the program expects')
-            elif bad := _unpassable(entry.node.text):
+            elif bad := unpassable(entry.node.text):
                 problem = f"{path}.{name} holds the character {bad}, which no environment variable can hold"
                 findings.add(entry.node.place, path, problem, "remove it")
             else:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distrain.launcher.sinks.view import TaskView, View
-from distrain.launcher.sinks.words import duration, metrics, size
+from distrain.launcher.sinks.words import duration, epoch_of, metrics, size
 
 _WIDE = 56
 """Columns from which there is room for every column of the table."""
@@ -42,7 +42,7 @@ def _title(view: View, width: int, now: float) -> RenderableType:
     if view.attempt > 1:
         title.append(f" · attempt {view.attempt}")
     if view.epoch:
-        title.append(f" · epoch {view.epoch}/{view.epochs}")
+        title.append(f" · {epoch_of(view.epoch, view)}")
     clock = duration(max(0.0, now - view.began))
     left_s = view.left_s(now)
     if left_s is not None and view.step < (view.steps or 0):
@@ -59,8 +59,10 @@ def _title(view: View, width: int, now: float) -> RenderableType:
 def _advance(view: View, width: int) -> RenderableType:
     if view.stopping:
         return Text(f"stopping: {view.stopping}", "yellow", no_wrap=True, overflow="ellipsis")
-    if not view.steps or view.progress_at is None:
+    if view.progress_at is None:
         return Text(_preparing(view), no_wrap=True, overflow="ellipsis")
+    if not view.steps:
+        return Text(f"step {view.step:,}", no_wrap=True, overflow="ellipsis")
     share = f"{100 * view.step / view.steps:3.0f}% · step {view.step:,}/{view.steps:,}"
     if width < len(share) + 10:
         return Text(share, no_wrap=True, overflow="ellipsis")
@@ -70,7 +72,9 @@ def _advance(view: View, width: int) -> RenderableType:
 
 
 def _preparing(view: View) -> str:
-    """What the run waits for before its first step."""
+    """What the run waits for before its first step. A program may never tell of one."""
+    if not view.speaks:
+        return " · ".join(f"{count} {state}" for state, count in Counter(t.state for t in view.tasks.values()).items())
     ready = sum(task.ready for task in view.tasks.values())
     if ready == len(view.tasks):
         return "the first step is under way"
@@ -138,4 +142,4 @@ def _style(task: TaskView) -> str:
         return "bold red"
     if task.ended or task.state == "waiting":
         return "dim"
-    return "green" if task.state == "training" else "cyan"
+    return "green" if task.state in ("training", "running") else "cyan"

@@ -31,11 +31,15 @@ class View:
     run: str = ""
     name: str = ""
     strategy: str = ""
+    speaks: bool = True
+    """Whether the tasks are distrain's own workers, and say what they are doing. A program may report, or not."""
     began: float = 0.0
     attempt: int = 0
     tasks: Mapping[str, TaskView] = field(default_factory=dict)
     epochs: int = 0
     steps_per_epoch: int | None = None
+    planned_steps: int | None = None
+    """As a user's script has told, which knows no `started`."""
     epoch: int = 0
     step: int = 0
     examples_per_s: float | None = None
@@ -55,6 +59,8 @@ class View:
     @property
     def steps(self) -> int | None:
         """How many steps the whole training has. None: not known yet."""
+        if self.planned_steps is not None:
+            return self.planned_steps
         return self.epochs * self.steps_per_epoch if self.epochs and self.steps_per_epoch else None
 
     def left_s(self, now: float) -> float | None:
@@ -78,6 +84,7 @@ class View:
                     run=data["run"],
                     name=data["name"],
                     strategy=data.get("strategy", ""),
+                    speaks=bool(data.get("epochs")),
                     epochs=data.get("epochs", 0),
                     began=event.time,
                     tasks=tasks,
@@ -88,7 +95,13 @@ class View:
                     self, attempt=event.attempt, tasks=tasks, training_since=None, progress_at=None, examples_per_s=None
                 )
             case "started":
-                return replace(self, epochs=data["epochs"], steps_per_epoch=data["steps_per_epoch"])
+                return replace(
+                    self,
+                    epochs=data["epochs"],
+                    steps_per_epoch=data["steps_per_epoch"],
+                    step=data["first_step"],  # a script may train more than once
+                    training_since=None,
+                )
             case "metrics":
                 # One step's loss jumps about; what is shown is the epoch's so far.
                 shown = {name: value for name, value in data["metrics"].items() if name != "step_loss"}
@@ -115,7 +128,7 @@ class View:
         data = event.data
         match event.kind:
             case "task_started":
-                return self._task(event, state="starting")
+                return self._task(event, state="starting" if self.speaks else "running")
             case "phase":
                 return self._task(event, state=str(data["phase"]))
             case "ready":
@@ -144,7 +157,9 @@ class View:
         share = rate / len(reporting) if rate is not None else None
         return replace(
             self._task(event, state="training", step=step, examples_per_s=share),
-            epoch=data["epoch"],
+            epoch=data["epoch"] or self.epoch,
+            epochs=data.get("epochs") or self.epochs,
+            planned_steps=data.get("steps") or self.planned_steps,
             step=max(step, self.step) if self.training_since else step,
             examples_per_s=rate if rate is not None else self.examples_per_s,
             progress_at=event.time,

@@ -50,7 +50,9 @@ class Narrator:
             case "progress":
                 return self._progress(event, view)
             case "metrics" if data["split"] == "validation":
-                return (f"epoch {data['epoch']}/{view.epochs} · validation {metrics(data['metrics'])}",)
+                epoch = data["epoch"]
+                when = f"step {data['step']:,}" if epoch is None else epoch_of(epoch, view)
+                return (f"{when} · validation {metrics(data['metrics'])}",)
             case "checkpoint":
                 return (f"checkpoint of step {data['step']:,} written in {data['seconds']:.1f} s: {data['path']}",)
             case "model":
@@ -62,6 +64,8 @@ class Narrator:
                 said = f"{speaker}: {data['message']}" if speaker else str(data["message"])
                 level = data.get("level")
                 return (f"{level}: {said}" if level in ("warning", "error") else said,)
+            case "host_failed":
+                return (str(data["message"]),)
             case "task_failed":
                 return (failure_sentence(data),)
             case "stopping":
@@ -84,7 +88,7 @@ class Narrator:
         if self._chief not in (None, event.task):
             return ()  # the figures of the line are the chief's, whose progress may be behind this task's
         step, epoch = event.data["step"], event.data["epoch"]
-        ends_epoch = view.steps_per_epoch is not None and step == epoch * view.steps_per_epoch
+        ends_epoch = view.steps_per_epoch is not None and epoch is not None and step == epoch * view.steps_per_epoch
         if ends_epoch and self._told_epoch < (event.attempt, epoch):
             self._told_epoch = (event.attempt, epoch)
         elif self._progress_every_s is None or not event.time - self._told_at >= self._progress_every_s:
@@ -108,7 +112,7 @@ _LIBRARIES = {"tensorflow": "TensorFlow", "keras": "Keras"}
 
 def progress_line(view: View, now: float | None) -> str:
     """How far the run is; `now` None: without the time that is left."""
-    parts = [f"epoch {view.epoch}/{view.epochs}" if view.epochs else f"epoch {view.epoch}"]
+    parts = [epoch_of(view.epoch, view)] if view.epoch else []
     parts.append(f"step {view.step:,}/{view.steps:,}" if view.steps else f"step {view.step:,}")
     if view.train:
         parts.append(metrics(view.train))
@@ -118,6 +122,11 @@ def progress_line(view: View, now: float | None) -> str:
     if left_s is not None and view.step < (view.steps or 0):
         parts.append(f"{duration(left_s)} left")
     return " · ".join(parts)
+
+
+def epoch_of(epoch: int, view: View) -> str:
+    """`epoch 2/5`, or `epoch 2` where nobody has said how many there will be."""
+    return f"epoch {epoch}/{view.epochs}" if view.epochs else f"epoch {epoch}"
 
 
 def failure_sentence(failure: Mapping[str, Any]) -> str:
@@ -143,11 +152,14 @@ def ending(view: View, place: str) -> tuple[str, ...]:
     first = summary.get("first_failure")
     if first:
         lines += [*_failure_account(first, view), ""]
-    facts = [
-        f"epochs {summary['epochs']}/{view.epochs}" if view.epochs else f"epochs {summary['epochs']}",
-        f"steps {summary['steps']:,}/{view.steps:,}" if view.steps else f"steps {summary['steps']:,}",
-        f"time {duration(summary['timings']['total_s'])}",
-    ]
+    facts = []
+    if view.speaks:
+        facts.append(f"epochs {summary['epochs']}/{view.epochs}" if view.epochs else f"epochs {summary['epochs']}")
+    elif view.epoch:
+        facts.append(epoch_of(view.epoch, view))
+    if view.speaks or summary["steps"]:
+        facts.append(f"steps {summary['steps']:,}/{view.steps:,}" if view.steps else f"steps {summary['steps']:,}")
+    facts.append(f"time {duration(summary['timings']['total_s'])}")
     if summary.get("examples_per_s"):
         facts.append(f"{summary['examples_per_s']:,.0f} examples/s")
     if summary["attempts"] > 1:

@@ -1,7 +1,7 @@
 """How to reach a host: one module per way, imported when it is used.
 
 A transport turns what is to run on a host into the command that runs it there, with our pipes as its standard
-streams, and knows what its own failures mean.
+streams, and knows what its own failures mean. It starts nothing.
 """
 
 from __future__ import annotations
@@ -10,25 +10,29 @@ import importlib
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-_MODULES = {"local": "distrain.launcher.transports.local"}
+from distrain.job.cluster import Host
+
+_MODULES = {"local": "distrain.launcher.transports.local", "ssh": "distrain.launcher.transports.ssh"}
 
 
 class Transport(Protocol):
-    def command(self, host: str, argv: Sequence[str]) -> list[str]:
-        """The command, run here, that runs `argv` on `host`, each argument arriving there as it is."""
+    """The way to one host."""
 
-    def explain(self, host: str, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
-        """What a connection that failed with this means, as a sentence with the next step; None: not known.
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The command, run here, that runs `argv` on the host, each argument arriving there as it is."""
+
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+        """What a connection that ended, or never answered, means, as a sentence with the next step; None: not known.
 
         `exit_code` is that of the command, negative for a signal, None while it still runs; `stderr` the end of
-        what it printed.
+        what it printed, which may begin with a login's greeting.
         """
 
 
-def open_transport(name: str) -> Transport:
-    """The transport of that name.
+def open_transport(host: Host) -> Transport:
+    """The way to `host`. Nothing is connected yet.
 
     Raises:
-        KeyError: there is none.
+        HostError: the host's name cannot be one, or what it takes to reach hosts is missing on this machine.
     """
-    return cast(Transport, importlib.import_module(_MODULES[name]))
+    return cast(Transport, importlib.import_module(_MODULES[host.transport]).open_host(host))

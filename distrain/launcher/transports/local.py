@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distrain.job.cluster import Host
+
 _ERRORS = (
     ("No module named 'encodings'", "its standard library is missing; reinstall that Python"),
     ("error while loading shared libraries", "a library that it needs is missing; reinstall that Python"),
 )
-"""What the Python here prints when it cannot even start, and what that means."""
+"""What a Python prints when it cannot even start, and what that means."""
 
 
-def command(host: str, argv: Sequence[str]) -> list[str]:
-    return list(argv)
+class Local:
+    def command(self, argv: Sequence[str]) -> list[str]:
+        return list(argv)
+
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+        return broken_python(argv[0], stderr)
 
 
-def explain(host: str, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
-    return next((f"{argv[0]} does not start: {meaning}" for printed, meaning in _ERRORS if printed in stderr), None)
+def open_host(host: Host) -> Local:
+    return Local()
+
+
+def broken_python(python: str, stderr: str) -> str | None:
+    """What is wrong with a Python that printed this and ended; None: nothing that is known."""
+    return next((f"{python} does not start: {meaning}" for printed, meaning in _ERRORS if printed in stderr), None)

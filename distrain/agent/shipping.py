@@ -1,0 +1,224 @@
+"""Sends what tasks leave in the run's folder: which files, in which order, and what has been sent already.
+
+A checkpoint or the model goes when its task says that it is complete; all else that is new or changed when the last
+task has ended, whose TaskCleared waits for it. Files are read a part at a time, as the caller finds room for them, and
+are held open from before their first part is sent: what is removed meanwhile arrives whole all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from distrain.wire import AgentNote, FilePart, Message, TaskCleared, TaskEvent
+
+PART_BYTES = 1 << 20
+
+_ANNOUNCING = ("checkpoint", "model")
+_FOLDER_OF_FOLDERS = "checkpoints"
+"""Each folder in here is an artifact, whether its task has still said so or not."""
+
+
+class Shipping:
+    """Stands between the tasks and `send`. `root` is the folder, and `tasks_left` tells whether there are tasks."""
+
+    def __init__(self, root: str, tasks_left: Callable[[], bool], send: Callable[[Message], None]) -> None:
+        self._root = os.path.realpath(root)
+        self._tasks_left = tasks_left
+        self._send = send
+        self._waiting: deque[str | TaskCleared] = deque()
+        self._open: _Artifact | None = None
+        self._announced: set[str] = set()
+        self._sent: dict[str, _Signature] = {}
+        self._stopped = False
+
+    def __bool__(self) -> bool:
+        """Whether something waits for room."""
+        return self._open is not None or bool(self._waiting)
+
+    def pass_on(self, message: Message) -> None:
+        """A task says something: note what it means for files, and send it, or keep it until they are sent."""
+        if isinstance(message, TaskCleared) and not self._stopped and not self._tasks_left():
+            self._waiting += [*self._survey(), message]
+            return
+        self._send(message)
+        if isinstance(message, TaskEvent) and message.kind in _ANNOUNCING and not self._stopped:
+            path = message.data.get("path")
+            if isinstance(path, str):
+                self._announced.add(os.path.normpath(path))
+                self._waiting.append(os.path.normpath(path))
+
+    def advance(self) -> None:
+        """Send one part, if there is one, and the TaskCleared that are due by then."""
+        while self:
+            if self._open is None:
+                waiting = self._waiting.popleft()
+                if isinstance(waiting, TaskCleared):
+                    self._send(waiting)
+                    continue
+                self._open = self._try_to_open(waiting)
+            if self._open is not None and self._send_part(self._open):
+                return
+
+    def stop(self) -> None:
+        """Nobody waits for files any more."""
+        self._stopped = True
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+        for waiting in self._waiting:
+            if isinstance(waiting, TaskCleared):
+                self._send(waiting)
+        self._waiting.clear()
+
+    def _survey(self) -> Iterator[str]:
+        """Every artifact that may be there."""
+        for folder, folders, files in os.walk(self._root):
+            below = os.path.relpath(folder, self._root)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in list(folders):
+                path = os.path.normpath(os.path.join(below, name))
+                if os.path.islink(os.path.join(folder, name)):
+                    folders.remove(name)
+                elif below == _FOLDER_OF_FOLDERS or path in self._announced:
+                    folders.remove(name)
+                    yield path
+            for name in sorted(files):
+                if not name.startswith(".") and _is_file(os.path.join(folder, name)):
+                    yield os.path.normpath(os.path.join(below, name))
+
+    def _try_to_open(self, path: str) -> _Artifact | None:
+        """None: it is not there any more, has been sent as it is, or cannot be, which is then said."""
+        full = os.path.join(self._root, path)
+        try:
+            if os.path.realpath(full) != full or not full.startswith(self._root + "/"):
+                self._complain(path, "it is not in the run's folder, or is a link")
+                return None
+            artifact = _Artifact(path, full)
+        except (FileNotFoundError, _Vanishing):
+            return None
+        except OSError as error:
+            many = error.errno == errno.EMFILE
+            self._complain(path, "it has too many files to be sent at once" if many else str(error.strerror))
+            return None
+        except ValueError:
+            self._complain(path, "that is no path")
+            return None
+        if not artifact.files or self._sent.get(path) == artifact.signature:
+            artifact.close()
+            return None
+        return artifact
+
+    def _send_part(self, artifact: _Artifact) -> bool:
+        """False: there is none, as the artifact cannot be read to its end. A later one then begins without its end."""
+        try:
+            part = artifact.next_part()
+        except OSError as error:
+            self._complain(artifact.path, str(error.strerror))
+            artifact.close()
+            self._open = None
+            return False
+        if part.ends:
+            self._sent[artifact.path] = artifact.signature
+            self._open = None
+        self._send(part)
+        return True
+
+    def _complain(self, path: str, why: str) -> None:
+        shown = path.encode(errors="backslashreplace").decode()
+        self._send(AgentNote("warning", f"{shown}, which a task left, does not come to the run directory: {why}"))
+
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class _Vanishing(Exception):
+    """Somebody is removing or replacing it."""
+
+
+@dataclass
+class _File:
+    path: str
+    fd: int
+    left_bytes: int
+    executable: bool
+
+
+class _Artifact:
+    """The file or folder at `full`, all of its files opened.
+
+    Raises:
+        OSError: it is not there, or not all of it can be read.
+        _Vanishing: it is changing.
+    """
+
+    def __init__(self, path: str, full: str) -> None:
+        self.path = path
+        self.files: deque[_File] = deque()
+        self._begun = False
+        found = []
+        before = _listed(full)
+        try:
+            for relative in before:
+                fd = os.open(os.path.join(full, relative) if relative else full, _HOW_TO_OPEN)
+                status = os.fstat(fd)
+                self.files.append(_File(relative, fd, status.st_size, bool(status.st_mode & 0o100)))
+                found.append((relative, status.st_ino, status.st_size, status.st_mtime_ns))
+            # Whoever removes a folder takes it away whole, or takes something out of it first.
+            if _listed(full) != before:
+                raise _Vanishing
+        except BaseException:
+            self.close()
+            raise
+        self.signature: _Signature = tuple(found)
+
+    def next_part(self) -> FilePart:
+        """The next of its bytes; after the last ones everything is closed.
+
+        Raises:
+            OSError: they cannot be read.
+        """
+        file = self.files[0]
+        data = os.read(file.fd, min(PART_BYTES, file.left_bytes))
+        file.left_bytes = file.left_bytes - len(data) if data else 0  # it may have been cut meanwhile
+        ends_file = not file.left_bytes
+        if ends_file:
+            os.close(self.files.popleft().fd)
+        begins, self._begun = not self._begun, True
+        return FilePart(self.path, file.path, begins, ends_file, not self.files, file.executable, data)
+
+    def close(self) -> None:
+        while self.files:
+            os.close(self.files.popleft().fd)
+
+
+_HOW_TO_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def _listed(full: str) -> list[str]:
+    """The regular files of an artifact: their paths within it, "" for the artifact itself. The rest is left out.
+
+    Raises:
+        OSError: it is not there, or cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if _is_file(full):
+        return [""]
+    return sorted(
+        os.path.relpath(os.path.join(folder, name), full)
+        for folder, _, names in os.walk(full, onerror=refuse)
+        for name in names
+        if _is_file(os.path.join(folder, name))
+    )
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a regular file, and no link to one."""
+    return stat.S_ISREG(os.lstat(path).st_mode)

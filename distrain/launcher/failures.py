@@ -1,0 +1,76 @@
+"""What the end of a task means: why it ended, in words, and whether it looks like what a peer's failure does to others.
+
+Pure. What follows from a failure is `supervise`'s.
+"""
+
+from __future__ import annotations
+
+import re
+
+from distrain.launcher.events import Event
+from distrain.launcher.state import Failure, State
+
+CONSEQUENCES = (
+    "UnavailableError",
+    "AbortedError",
+    "CancelledError",
+    "DeadlineExceededError",
+    "CoordinationService",
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Collective ops is aborted",
+    "PeerGone",
+)
+"""What TensorFlow, PyTorch and our own exchange say in a task whose peer is gone."""
+_SILENT = re.compile(
+    r"PeerGone: (?P<role>\w+):(?P<index>\d+) does not answer"
+    r"|reported from /job:(?P<job>\w+)/(?:replica:\d+/)?task:(?P<number>\d+): .*stopped sending heartbeats"
+)
+"""What a task says of a peer that is there and does nothing."""
+
+
+def tail_of(event: Event) -> tuple[str, ...]:
+    return tuple(event.data.get("log_tail", ()))
+
+
+def failure_of(state: State, event: Event, *, exit_code: int | None, signal_name: str | None) -> Failure:
+    assert event.task is not None
+    task = state.tasks[event.task]
+    said = task.failure
+    if said is not None:
+        kind, message = ("job" if said.get("job_error") else "exception"), str(said.get("message"))
+    elif event.data.get("message"):
+        kind, message = "start", str(event.data["message"])
+    elif signal_name is not None:
+        kind, message = "signal", f"killed by {signal_name}"
+    elif exit_code == 0:
+        kind, message = "early_exit", "ended with exit code 0 before its work was done"
+    else:
+        kind, message = "exit", f"exited with code {exit_code}"
+    tail = tail_of(event)
+    # A task whose peer is gone may also abort inside TensorFlow: SIGABRT, or exit code 1, with that as its last words.
+    hints = message if said is not None else "\n".join(tail)
+    aborted = said is not None or signal_name == "SIGABRT" or exit_code == 1
+    return Failure(
+        time=event.time,
+        task=event.task,
+        host=task.host,
+        attempt=state.attempt,
+        kind=kind,
+        message=message,
+        exit_code=exit_code,
+        signal=signal_name,
+        log_tail=tail,
+        where=said.get("where") if said is not None else None,
+        cause=not (aborted and any(word in hints for word in CONSEQUENCES)),
+    )
+
+
+def silent_peer(state: State, failure: Failure) -> Failure | None:
+    """The failure of another task that this one tells of: it is there, and does nothing. None: it tells of none."""
+    silent = _SILENT.search(failure.message)
+    other = silent and state.tasks.get(f"{silent['role'] or silent['job']}:{silent['index'] or silent['number']}")
+    if not other:
+        return None
+    message = f"stopped answering, says {failure.task}"
+    return Failure(failure.time, other.name, other.host, state.attempt, "unresponsive", message)
