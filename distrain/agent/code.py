@@ -13,11 +13,11 @@ import errno
 import hashlib
 import mmap
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 
 from distrain.agent import bootstrap
+from distrain.agent.folder import remove
 
 _BLOCK_BYTES = 1 << 20
 _FILE_MODES = {0o600: b"f", 0o700: b"x"}
@@ -154,7 +154,7 @@ def _copy_verified(tree: str, folder: str, digest: str) -> bool:
     with contextlib.suppress(FileNotFoundError):  # somebody replaces it at this moment
         if copy(tree, folder) == digest:
             return True
-    shutil.rmtree(folder)
+    remove(folder)
     os.mkdir(folder, 0o700)
     return False
 

@@ -12,7 +12,6 @@ import fcntl
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Iterator
 
 _HELD = ".held"
@@ -70,6 +69,8 @@ class RunFolder:
             remove(path)
 
     def _make(self, parent: str, name: str) -> None:
+        import tempfile  # here, as for most agents this and the like below are never needed
+
         os.makedirs(parent, mode=0o700, exist_ok=True)
         status = os.lstat(parent)
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
@@ -91,7 +92,7 @@ class RunFolder:
 
 def remove(path: str) -> None:
     """Remove a folder with all that is in it, also what its owner may not write or enter."""
-    import shutil  # here, as most agents never need it
+    import shutil
 
     for folder, folders, _ in os.walk(path):
         for name in folders:
@@ -103,6 +104,8 @@ def remove(path: str) -> None:
 
 
 def _parents(cache: str | None) -> Iterator[str]:
+    import tempfile
+
     if cache is not None:
         yield os.path.join(os.path.dirname(os.path.abspath(cache)), "runs")
     yield os.path.join(tempfile.gettempdir(), f"distrain-{os.geteuid()}")

@@ -20,7 +20,6 @@ from typing import Any
 from distrain.agent import processes
 from distrain.agent.aside import Asides
 from distrain.agent.contact import Contact
-from distrain.agent.examine import examine
 from distrain.agent.folder import FolderError, RunFolder, remove
 from distrain.agent.guard import LOST_CONNECTION_S
 from distrain.agent.host import welcome
@@ -114,9 +113,9 @@ class Agent:
         if left:
             numbers = ", ".join(str(process.pid) for process in left)
             self._send(AgentNote("error", f"these processes were killed but do not end, see `ps {numbers}`"))
+        self._say_farewell()
         if self._folder is not None:
             remove(self._folder.path)
-        self._say_farewell()
 
     def _wait(self) -> None:
         """Wait for the first thing to happen, and handle all that have."""
@@ -200,12 +199,10 @@ class Agent:
             case Ping():
                 self._send(Pong(message.number))
             case Examine():
-                folder = self._folder.path if self._folder is not None else self._cache
-                self._asides.run(partial(examine, message.python, folder), self._examined)
+                self._examine(message.python)
             case Probe():
-                self._asides.run(
-                    partial(probe, message.targets, message.timeout_s), partial(self._probed, len(message.targets))
-                )
+                work = partial(probe, message.targets, message.timeout_s)
+                self._asides.run(work, partial(self._probed, len(message.targets)))
             case Preload():
                 self._tasks.preload(message)
             case StartTask():
@@ -233,6 +230,12 @@ class Agent:
         self._asides.run(folder.remove_stale, lambda _: None)
         self._shipping = Shipping(folder.run, lambda: bool(self._tasks), self._send)
         self._opening = Opening(order, folder, self._cache, self._asides, self._send)
+
+    def _examine(self, python: str) -> None:
+        from distrain.agent.examine import examine  # here, as a local run needs none of what it imports
+
+        folder = self._folder.path if self._folder is not None else self._cache
+        self._asides.run(partial(examine, python, folder), self._examined)
 
     def _examined(self, found: dict[str, Any] | None) -> None:
         facts = found or {"versions": {}, "free_bytes": 0, "gpus": (), "error": _ASIDE_KILLED}

@@ -88,7 +88,8 @@ class Shipping:
                     folders.remove(name)
                     yield path
             for name in sorted(files):
-                if not name.startswith(".") and _is_file(os.path.join(folder, name)):
+                full = os.path.join(folder, name)
+                if not name.startswith(".") and os.path.isfile(full) and not os.path.islink(full):
                     yield os.path.normpath(os.path.join(below, name))
 
     def _try_to_open(self, path: str) -> _Artifact | None:
@@ -209,16 +210,14 @@ def _listed(full: str) -> list[str]:
     def refuse(error: OSError) -> None:
         raise error
 
-    if _is_file(full):
+    def is_file(path: str) -> bool:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+
+    if is_file(full):
         return [""]
     return sorted(
         os.path.relpath(os.path.join(folder, name), full)
         for folder, _, names in os.walk(full, onerror=refuse)
         for name in names
-        if _is_file(os.path.join(folder, name))
+        if is_file(os.path.join(folder, name))
     )
-
-
-def _is_file(path: str) -> bool:
-    """Whether it is a regular file, and no link to one."""
-    return stat.S_ISREG(os.lstat(path).st_mode)

@@ -110,7 +110,7 @@ def _fit(
         )
     with strategy.scope():
         model = make_model()
-        if not isinstance(model, keras.Model) or model.optimizer is None or not model.compiled:
+        if not isinstance(model, keras.Model) or not model.compiled or model.optimizer is None:
             raise Refusal(f"make_model returned {model!r}: it must return a keras.Model on which compile() was called")
         build(model, *shapes(examples.train))
     here = callbacks_of.of_this_task(callbacks, chief=assignment.chief)
@@ -124,6 +124,11 @@ def _fit(
 
 
 def _check(make_model: Any, epochs: int, batch_size: int, callbacks: Sequence[Any]) -> None:
+    if keras.config.backend() != "tensorflow":
+        raise Refusal(
+            f"distrain.fit trains with Keras on TensorFlow, but its backend here is {keras.config.backend()}: "
+            "set KERAS_BACKEND=tensorflow"
+        )
     if isinstance(make_model, keras.Model):
         raise Refusal(
             "distrain.fit was given a model, which belongs to no strategy: give it the function that makes and "

@@ -15,6 +15,7 @@ import pytest
 from agent.driver import Host
 from process_table import peak_bytes, wait_until
 
+from distrain.launcher.code import collect
 from distrain.wire import AgentNote, CodePart, CodeWanted, Goodbye, OpenRun, Ping, Pong, RunOpened
 
 pytestmark = pytest.mark.processes
@@ -88,15 +89,15 @@ def test_a_run_has_a_private_folder_until_the_end(far: Host, tmp_path: Path) -> 
     assert runs(tmp_path) == []
 
 
-@pytest.mark.parametrize("ending", ["agent", "hang up"])
+@pytest.mark.parametrize("ending", ["agent", "guard", "hang up"])
 def test_the_folder_goes_whatever_ends_the_agent(far: Host, tmp_path: Path, ending: str) -> None:
     folder = Path(far.open_run().folder)
     far.run("import os, time\nopen('held', 'w'); print('up', flush=True); time.sleep(600)", cwd=str(folder / "run"))
     far.until_output(b"up")
-    if ending == "agent":
-        os.kill(far.agent_pid, signal.SIGKILL)
-    else:
+    if ending == "hang up":
         far.link.hang_up()
+    else:
+        os.kill(far.agent_pid if ending == "agent" else far.guard_pid, signal.SIGKILL)
     wait_until(lambda: runs(tmp_path) == [], 15.0, "the folder is removed")
 
 
@@ -128,6 +129,25 @@ def test_hostile_names_run_bits_and_links_arrive(far: Host, tmp_path: Path) -> N
     far.cleared()
     assert far.output() == f"I run in {opened.folder}/code\n".encode()
     assert sorted(os.listdir(opened.folder)) == [".held", "code", "run"]
+
+
+def test_what_the_launcher_collects_is_what_arrives(far: Host, tmp_path: Path) -> None:
+    user = tmp_path / "user's folder"
+    for path, (kind, content) in HOSTILE.items():
+        place = Path(os.fsdecode(os.path.join(os.fsencode(user), path)))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if kind == b"l":
+            os.symlink(content, os.fsencode(place))
+        elif kind == b"d":
+            place.mkdir()
+        else:
+            place.write_bytes(content)
+            place.chmod(0o755 if kind == b"x" else 0o640)
+    code = collect(user)
+    assert code.digest == hashlib.sha256(code.data).hexdigest()
+    opened = far.open_run(code.data)
+    assert opened.error is None
+    assert found(opened.folder + "/code") == HOSTILE
 
 
 def test_code_is_asked_for_once_and_stays_as_it_came(open_host: Callable[..., Host], tmp_path: Path) -> None:

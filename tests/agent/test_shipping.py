@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -74,6 +75,14 @@ def artifacts(heard: list[Message]) -> list[Artifact]:
 
 def paths(host: Host) -> list[str]:
     return [artifact.path for artifact in artifacts(host.heard)]
+
+
+def held_open(pid: int) -> list[str]:
+    names = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return names
 
 
 @pytest.fixture
@@ -177,10 +186,7 @@ def test_a_checkpoint_that_was_removed_while_it_was_sent_arrives_whole(far: Host
         "time.sleep(600)",
     )
     # The agent has read the first checkpoint in part when the pipe to us is full.
-    held = f"/proc/{far.agent_pid}/fd"
-    wait_until(
-        lambda: any("step-1/" in os.readlink(f"{held}/{fd}") for fd in os.listdir(held)), 20.0, "the first is open"
-    )
+    wait_until(lambda: any("step-1/" in name for name in held_open(far.agent_pid)), 20.0, "the first is open")
     wait_until(lambda: (run(far) / "checkpoints" / "step-4").exists(), 20.0, "all are written")
     (run(far) / "go").touch()
     wait_until(lambda: (run(far) / ".gone").exists(), 20.0, "all but the last are removed")

@@ -14,7 +14,9 @@ from distrain.launcher.events import flaw
     [
         ("progress", {"epoch": 1, "step": 3, "examples_per_s": None, "step_s": 0.1}, None),
         ("progress", {"epoch": 1, "step": "3"}, "a `progress` event whose `step` is '3'"),
-        ("progress", {}, "a `progress` event whose `epoch` is None"),
+        ("progress", {}, "a `progress` event whose `step` is None"),
+        ("progress", {"epoch": None, "step": 3, "epochs": None, "steps": 10, "examples_per_s": None}, None),
+        ("progress", {"epoch": 1.5, "step": 3}, "a `progress` event whose `epoch` is 1.5"),
         ("metrics", {"epoch": 1, "step": 3, "split": "train", "metrics": {"loss": float("nan")}}, None),
         (
             "metrics",

@@ -119,7 +119,7 @@ def test_a_task_that_is_overdue_is_named_within_ten_seconds(
     lab: Lab, launch: Callable[..., Launch], user: Path
 ) -> None:
     with toys(lab) as python:
-        job = toy_job(user, TOY_WORKER_0="ready,after=/root/go,train,done", TOY="after=/root/go,ready,wait")
+        job = toy_job(user, TOY_WORKER_0="ready,after=/root/go,train,done", TOY="after=/root/go,ready,train,done")
         run = launch("--workers", "host1,host2", job, python=python)
         wait_until(lambda: "waiting for worker:1 on host2: " in run.text, 12, "the sentence")
         for host in ("host2", "host1"):

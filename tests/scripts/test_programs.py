@@ -1,4 +1,4 @@
-"""Programs of many kinds through `distrain launch`: what they are told is what they need, and they end as they should."""
+"""Programs of many kinds through `distrain launch`: they are told what they need, and end as they should."""
 
 import json
 from collections.abc import Callable

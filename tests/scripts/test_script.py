@@ -59,7 +59,8 @@ class Value:
     pass
 
 print(json.dumps({
-    "argv": sys.argv, "path": sys.path[0], "file": __file__, "name": __name__, "main": sys.modules["__main__"].Value is Value,
+    "argv": sys.argv, "path": sys.path[0], "file": __file__, "name": __name__,
+    "main": sys.modules["__main__"].Value is Value,
     "module": pickle.loads(pickle.dumps(Value())).__class__.__module__, "source": inspect.getsource(Value),
     "beside": beside.__file__, "spec": str(__spec__), "docstring": __doc__, "cwd": os.getcwd(),
     "builtins": type(__builtins__).__name__,

@@ -59,6 +59,8 @@ class Narrator:
                 return (f"model written: {data['path']}",)
             case "download":
                 return self._download(event)
+            case "note" if data.get("level") == "logged":
+                return ()  # its task has printed it
             case "note" | "agent_note":
                 speaker = event.task or event.host
                 said = f"{speaker}: {data['message']}" if speaker else str(data["message"])

@@ -52,15 +52,22 @@ def _elsewhere(callback: Any, folder: str) -> Iterator[None]:
         return
     os.mkdir(folder)
     old = os.fspath(getattr(callback, place))
-    kept = {name: value for name, value in vars(callback).items() if isinstance(value, str) and value.startswith(old)}
     new = os.path.join(folder, os.path.basename(os.path.normpath(old)))
+    kept = {name: value for name, value in vars(callback).items() if _is_at(value, old)}
     for name, value in kept.items():
-        setattr(callback, name, new + value.removeprefix(old))
+        setattr(callback, name, new + os.fspath(value).removeprefix(old.rstrip(os.sep)))
     try:
         yield
     finally:
         for name, value in kept.items():
             setattr(callback, name, value)
+
+
+def _is_at(value: Any, place: str) -> bool:
+    """Whether `value` is the path `place` or one below it."""
+    if not isinstance(value, str | os.PathLike):
+        return False
+    return os.fspath(value) == place or os.fspath(value).startswith(os.path.join(place, ""))
 
 
 class _StartAlike(keras.callbacks.Callback):

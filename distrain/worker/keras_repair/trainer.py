@@ -66,7 +66,7 @@ class _Announcement:
     def make(self, strategy: Any) -> None:
         if not self._made and strategy.extended.should_checkpoint:
             print(f"distrain: {self._sentence}", file=sys.stderr, flush=True)
-            self._events.note(self._sentence)
+            self._events.note(self._sentence, level="logged")
         self._made = True
 
 
