@@ -22,6 +22,8 @@ from distrain.agent.folder import remove
 _BLOCK_BYTES = 1 << 20
 _FILE_MODES = {0o600: b"f", 0o700: b"x"}
 _NAME_PREFIX = "user-"
+_KEPT = 4
+"""How many versions of users' code stay in the cache, those that were used last: each change makes another."""
 
 
 class Refused(Exception):
@@ -151,12 +153,28 @@ def _tree(cache: str, digest: str) -> str:
 
 def _copy_verified(tree: str, folder: str, digest: str) -> bool:
     """Whether `folder` holds the code now. If not, it is empty."""
-    with contextlib.suppress(FileNotFoundError):  # somebody replaces it at this moment
+    with contextlib.suppress(FileNotFoundError):  # somebody replaces or forgets it at this moment
         if copy(tree, folder) == digest:
+            os.utime(tree)
+            _forget_oldest(os.path.dirname(tree))
             return True
     remove(folder)
     os.mkdir(folder, 0o700)
     return False
+
+
+def _forget_oldest(cache: str) -> None:
+    """Whoever copies from what goes away at this moment finds that it is not whole, and asks for it anew."""
+    kept = []
+    for entry in os.scandir(cache):
+        if entry.name.startswith(_NAME_PREFIX):
+            with contextlib.suppress(FileNotFoundError):
+                kept.append((entry.stat().st_mtime, entry.path))
+    for _, path in sorted(kept)[:-_KEPT]:
+        gone = os.path.join(cache, f".old-{os.path.basename(path)}")
+        with contextlib.suppress(OSError):
+            os.rename(path, gone)
+        remove(gone)
 
 
 def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, bytes, int, int]]:

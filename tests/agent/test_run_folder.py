@@ -305,6 +305,14 @@ def test_the_agent_answers_while_it_unpacks(far: Host) -> None:
     assert far.wait_for(RunOpened).error is None
 
 
+def test_the_code_of_long_ago_is_forgotten(open_host: Callable[..., Host], tmp_path: Path) -> None:
+    codes = [packed({b"version": (b"f", b"%d" % number)}) for number in range(6)]
+    for code in (*codes[:4], codes[0], *codes[4:]):
+        assert open_host(cache=tmp_path).open_run(code).error is None
+    kept = {path.name for path in tmp_path.rglob("user-*")}
+    assert kept == {f"user-{hashlib.sha256(codes[number]).hexdigest()}" for number in (3, 0, 4, 5)}
+
+
 def test_an_empty_code_is_a_code(far: Host) -> None:
     far.link.send(OpenRun("x", 60.0, hashlib.sha256(b"").hexdigest(), 0))
     opened = far.wait_for(RunOpened)

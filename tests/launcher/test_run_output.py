@@ -89,7 +89,7 @@ def test_user_code_that_writes_odd_events_ends_nothing(toy_run: Any) -> None:
     assert run.summary["state"] == "succeeded"
     notes = [event["message"] for event in run.events if event["kind"] == "note" and event["task"] == "worker:0"]
     assert notes == [
-        "a `progress` event whose `epoch` is None was dropped",
+        "a `progress` event whose `step` is None was dropped",
         "an event of the unknown kind 'signal' was dropped",
         "an event of the unknown kind 'task_cleared' was dropped",
     ]

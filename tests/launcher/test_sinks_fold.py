@@ -72,6 +72,20 @@ def test_what_tells_of_trouble_is_never_folded(line):
     assert Folder().feed(0, "worker:0", line + b"\n") == line + b"\n"
 
 
+def test_a_dump_of_options_goes_with_its_notice():
+    """As a server of TensorFlow's prints it when a chief connects."""
+    dump = (
+        b"I0000 00:00:1795238276.573317   21124 eager_service_impl.cc:349] Creating sync eager service context with "
+        b"rendezvous_id on host host3 /job:ps/replica:0/task:0/device:CPU:0\n"
+        b"I0000 00:00:1795238276.573797   21124 eager_service_impl.cc:355] SessionOptions: goo.gle/debugproto   \n"
+        b'device_count {\n  key: "CPU"\n  value: 1\n}\nallow_soft_placement: true\nexperimental {\n'
+        b'  collective_group_leader: "/job:ps/replica:0/task:0"\n}\n\n'
+    )
+    folder = Folder()
+    assert folder.feed(0, "ps:0", dump[:300]) + folder.feed(0, "ps:0", dump[300:] + b"loss: 0.5\n") == b"loss: 0.5\n"
+    assert folder.feed(0, "worker:0", b"value: 1\n") == b"value: 1\n", "another task's"
+
+
 def test_notices_are_folded_wherever_the_bytes_are_cut():
     text = NOTICES.replace(b"\n", b"\nkept\n")
     for step in (1, 5, 64, 1000):

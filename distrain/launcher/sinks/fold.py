@@ -32,12 +32,17 @@ _NOTICES = tuple(
         (rb"I", rb"local_rendezvous\.cc", rb"Local rendezvous recv item cancelled"),
         (rb"[IW]", rb"local_rendezvous\.cc", rb"Local rendezvous is aborting with status: OUT_OF_RANGE: End of"),
         (rb"I", rb"grpc_server_lib\.cc", rb"Started server with target"),
+        (rb"I", rb"eager_service_impl\.cc", rb"Creating \w+ eager service context with rendezvous_id"),
+        (rb"I", rb"eager_service_impl\.cc", rb"SessionOptions: "),
         (rb"I", rb"coordination_service_agent\.cc", rb"Coordination agent has successfully connected"),
         (rb"I", rb"coordination_service\.(?:cc|h)", rb"/job:\S+ has connected to coordination service"),
         (rb"I", rb"coordination_service\.(?:cc|h)", rb"Waiting for 0/\d+ tasks to connect"),
         (rb"I", rb"coordination_service\.(?:cc|h)", rb"Barrier\(\S+\) has passed with status: OK"),
     )
 )
+_BEFORE_DUMP = b"] SessionOptions: "
+"""A notice that is followed by a protocol buffer's text and an empty line."""
+_OF_DUMP = re.compile(rb" *(?:\w+ \{|\}|\w+: \S.*)\n?")
 _PREAMBLES = (
     b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
     b"To enable the following instructions: ",
@@ -84,6 +89,7 @@ class Folder:
         self._lines = Lines(longest_bytes=longest_line_bytes, tidy=last_state)
         self._bar_shown_at: dict[str, float] = {}
         self._folded_from: set[str] = set()
+        self._dumping: set[str] = set()
         self._folded = 0
 
     def feed(self, time: float, task: str, data: bytes) -> bytes:
@@ -126,11 +132,24 @@ class Folder:
         return state + b"\n" if state.strip() else b""
 
     def _presentable(self, task: str, lines: bytes) -> bytes:
-        if any(mark in lines for mark in _MARKS):
-            kept = [line for line in lines.splitlines(keepends=True) if not is_notice(line)]
+        if task in self._dumping or any(mark in lines for mark in _MARKS):
+            kept = [line for line in lines.splitlines(keepends=True) if not self._is_folded(task, line)]
             folded = lines.count(b"\n") - b"".join(kept).count(b"\n")
             if folded:
                 self._folded += folded
                 self._folded_from.add(task)
                 lines = b"".join(kept)
         return harmless(lines)
+
+    def _is_folded(self, task: str, line: bytes) -> bool:
+        if task in self._dumping and _OF_DUMP.fullmatch(line):
+            return True
+        if task in self._dumping:
+            self._dumping.discard(task)
+            if not line.strip():  # the last of it
+                return True
+        if not is_notice(line):
+            return False
+        if _BEFORE_DUMP in line:
+            self._dumping.add(task)
+        return True
