@@ -55,7 +55,7 @@ def message(run: Launch) -> str:
 
 
 def test_success_and_failure(lab: Lab, launch: Callable[..., Launch], user: Path, strangers: tuple[int, ...]) -> None:
-    (user / "stays.py").write_text(STAYS_UNTIL + "")
+    (user / "stays.py").write_text(STAYS_UNTIL)
     for ending, exit_code in ((), 0), (("worker:1=7",), 1):
         run = launch("--workers", HOSTS, "stays.py", "/root/go", *ending)
         run.wait_for("stays", *TASKS)
@@ -190,6 +190,5 @@ def test_nothing_of_a_run_stays_in_the_files(lab: Lab, waiting: Launch) -> None:
     assert len(folders()) == 2, "the stored copy, and the run's"
     waiting.interrupt()
     waiting.wait(130)
-    lab.none_left("host3")
     (kept,) = folders()
     assert "/.cache/distrain/code/" in kept

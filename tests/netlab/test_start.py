@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,12 +39,19 @@ def test_an_address_that_others_cannot_reach(lab: Lab, launch: Callable[..., Lau
 
 
 def test_an_address_that_is_another_hosts(lab: Lab, launch: Callable[..., Launch], user: Path) -> None:
-    """Somebody may well answer there; it is not the one that was meant."""
+    """Somebody answers there, on the very port; it is not the one that was meant."""
     (user / "hello.py").write_text(HELLO)
+    answering = "import socket\nlistener = socket.create_server(('', 41000))\nwhile True: listener.accept()"
+    somebody = lab.start("host3", sys.executable, "-S", "-c", answering)
     hosts = ["host1", {"host": "host2", "address": lab.address("host3")}]
-    job = write_job(user, name="reach", program=["hello.py"], cluster={"workers": 2, "hosts": hosts, "ports": [22]})
-    run = launch(job)
+    cluster = {"workers": 2, "hosts": hosts, "ports": [41000]}
+    run = launch(write_job(user, name="reach", program=["hello.py"], cluster=cluster))
     run.wait(3)
+    somebody.kill()
+    somebody.wait()
+    told = run.summary["first_failure"]["message"]
+    assert told.startswith("host2: ")
+    assert f"{lab.address('host3')} port 41000: another program answers there" in told
     assert no_task_started(run)
 
 
@@ -69,14 +75,9 @@ def test_a_firewall_between_hosts(lab: Lab, launch: Callable[..., Launch], user:
 def test_one_bad_address_of_several_is_passed_over(lab: Lab, launch: Callable[..., Launch], user: Path) -> None:
     """As the bridge of a container engine: every host has it, and it leads to that host itself."""
     (user / "hello.py").write_text(HELLO)
+    bridge = "ip link add bridge0 type bridge && ip address add 172.17.0.1/16 dev bridge0 && ip link set bridge0 up"
     for host in ("host1", "host2"):
-        made = lab.run(
-            host,
-            "sh",
-            "-c",
-            "ip link add bridge0 type bridge && ip address add 172.17.0.1/16 dev bridge0 && ip link set bridge0 up",
-        )
-        assert made.returncode == 0, made.stderr
+        assert lab.run(host, "sh", "-c", bridge).returncode == 0
     try:
         run = launch("--workers", "host1,host2", "hello.py")
         run.wait(0)
@@ -89,9 +90,9 @@ def test_one_bad_address_of_several_is_passed_over(lab: Lab, launch: Callable[..
 # ---- the start barrier
 
 
-@contextmanager
-def toys(lab: Lab) -> Iterator[str]:
-    """A Python for the hosts whose worker has no TensorFlow, and does what the job's environment tells it."""
+@pytest.fixture
+def toy_python(lab: Lab) -> str:
+    """A Python on the hosts whose worker has no TensorFlow, and does what the job's environment tells it."""
     for host in lab.hosts:
         shutil.copy(TOY_WORKER, lab.home(host) / "toy_worker.py")
         python = lab.home(host) / "toy-python"
@@ -101,7 +102,7 @@ def toys(lab: Lab) -> Iterator[str]:
             f'exec {sys.executable} "$@"\n'
         )
         python.chmod(0o755)
-    yield "/root/toy-python"
+    return "/root/toy-python"
 
 
 def toy_job(user: Path, **env: str) -> str:
@@ -116,32 +117,31 @@ def toy_job(user: Path, **env: str) -> str:
 
 
 def test_a_task_that_is_overdue_is_named_within_ten_seconds(
-    lab: Lab, launch: Callable[..., Launch], user: Path
+    lab: Lab, launch: Callable[..., Launch], user: Path, toy_python: str
 ) -> None:
-    with toys(lab) as python:
-        job = toy_job(user, TOY_WORKER_0="ready,after=/root/go,train,done", TOY="after=/root/go,ready,train,done")
-        run = launch("--workers", "host1,host2", job, python=python)
-        wait_until(lambda: "waiting for worker:1 on host2: " in run.text, 12, "the sentence")
-        for host in ("host2", "host1"):
-            (lab.home(host) / "go").touch()
-        run.wait(0)
+    job = toy_job(user, TOY_WORKER_0="ready,after=/root/go,train,done", TOY="after=/root/go,ready,train,done")
+    run = launch("--workers", "host1,host2", job, python=toy_python)
+    wait_until(lambda: "waiting for worker:1 on host2: " in run.text, 12, "the sentence")
+    for host in ("host2", "host1"):
+        (lab.home(host) / "go").touch()
+    run.wait(0)
 
 
-def test_a_task_that_never_comes_ends_the_run(lab: Lab, launch: Callable[..., Launch], user: Path) -> None:
-    with toys(lab) as python:
-        job = toy_job(user, TOY_WORKER_1="wait", TOY="ready,wait")
-        run = launch("--workers", "host1,host2", job, python=python, sets=("cluster.start_timeout_s=3",))
-        run.wait(1)
-        first = run.summary["first_failure"]
-        assert (first["task"], first["host"]) == ("worker:1", "host2")
-        assert first["message"].startswith("not ready after 3 s: waiting for worker:1 on host2: ")
+def test_a_task_that_never_comes_ends_the_run(launch: Callable[..., Launch], user: Path, toy_python: str) -> None:
+    job = toy_job(user, TOY_WORKER_1="wait", TOY="ready,wait")
+    run = launch("--workers", "host1,host2", job, python=toy_python, sets=("cluster.start_timeout_s=3",))
+    run.wait(1)
+    first = run.summary["first_failure"]
+    assert (first["task"], first["host"]) == ("worker:1", "host2")
+    assert first["message"].startswith("not ready after 3 s: waiting for worker:1 on host2: ")
 
 
-def test_a_task_that_ends_before_it_is_ready_is_the_cause(lab: Lab, launch: Callable[..., Launch], user: Path) -> None:
-    with toys(lab) as python:
-        job = toy_job(user, TOY_WORKER_1="exit=1", TOY="wait")
-        run = launch("--workers", "host1,host2", job, python=python)
-        run.wait(1)
-        first = run.summary["first_failure"]
-        assert (first["task"], first["host"], first["exit_code"]) == ("worker:1", "host2", 1)
-        assert "worker:1" in run.text
+def test_a_task_that_ends_before_it_is_ready_is_the_cause(
+    launch: Callable[..., Launch], user: Path, toy_python: str
+) -> None:
+    job = toy_job(user, TOY_WORKER_1="exit=1", TOY="wait")
+    run = launch("--workers", "host1,host2", job, python=toy_python)
+    run.wait(1)
+    first = run.summary["first_failure"]
+    assert (first["task"], first["host"], first["exit_code"]) == ("worker:1", "host2", 1)
+    assert "worker:1 on host2" in run.text
