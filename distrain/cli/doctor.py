@@ -13,12 +13,14 @@ from distrain.job.spec import JobSpec
 from distrain.launcher.doctor import Advice, Findings, Seen, advise
 from distrain.launcher.survey import survey
 
-_UNKNOWN = "–"
+_UNKNOWN = "-"
+_NUMBERS = ("cores", "memory", "free disk", "clock")
 _GIB = 1 << 30
+_WIDEST = 1000
 
 
 def examine(job: JobSpec | None, hosts: tuple[Host, ...], *, as_json: bool) -> int:
-    """Look at `hosts`, for `job` if there is one, and say what is found. The exit code: 0, or 3 if they cannot train."""
+    """Look at `hosts`, for `job` if there is one, and say what is found. Returns 0, or 3 if they cannot train."""
     findings = survey(hosts, job)
     advice = advise(findings, job)
     if as_json:
@@ -38,10 +40,12 @@ def _show(findings: Findings, advice: tuple[Advice, ...]) -> None:
     troubled = {each.host for each in advice if each.level == "error"}
     rows = [_row(seen, findings) for seen in findings.hosts]
     for title in rows[0]:
-        table.add_column(title, justify="right" if title in ("cores", "memory", "disk", "clock") else "left")
+        table.add_column(title, justify="right" if title in _NUMBERS else "left", no_wrap=True)
     for seen, row in zip(findings.hosts, rows, strict=True):
         table.add_row(*map(Text, row.values()), style="red" if seen.host.name in troubled else None)
     console = Console(highlight=False, soft_wrap=True)
+    # Rather wrapped by the terminal than cut.
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum)
     with console.capture() as capture:
         console.print(table)
         for each in advice:
@@ -59,14 +63,14 @@ def _row(seen: Seen, findings: Findings) -> dict[str, str]:
     if seen.trouble is not None and welcome is None:
         row["connection"] = "failed"
     else:
-        milliseconds = "" if seen.round_trip_s is None else f", {seen.round_trip_s * 1000:.0f} ms"
+        took = "" if seen.round_trip_s is None else f", {seen.round_trip_s * 1000:.0f} ms"
         # ssh lets nobody in before it has checked the host's key.
-        row["connection"] = "this machine" if seen.host.transport == "local" else f"key and login ok{milliseconds}"
+        row["connection"] = "this machine" if seen.host.transport == "local" else f"host key and login ok{took}"
     for package, title in (("python", "Python"), ("tensorflow", "TensorFlow"), ("keras", "Keras")):
         row[title] = seen.versions.get(package, "none" if examined and examined.error is None else _UNKNOWN)
     row["cores"] = str(welcome.cores) if welcome else _UNKNOWN
     row["memory"] = f"{welcome.memory_bytes / _GIB:.0f} GiB" if welcome else _UNKNOWN
-    row["disk"] = f"{examined.free_bytes / _GIB:.0f} GiB free" if examined else _UNKNOWN
+    row["free disk"] = f"{examined.free_bytes / _GIB:.0f} GiB" if examined else _UNKNOWN
     row["GPUs"] = _UNKNOWN
     if examined and welcome:
         row["GPUs"] = ", ".join(examined.gpus) or str(welcome.gpus)

@@ -28,8 +28,10 @@ _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of one host. None: it could not be asked. `python`: the tasks' interpreter.
-    `trouble`: why the host cannot be used, a sentence that names it. `clock_ahead_s`: of this machine's. `ports_wanted`: what the job's tasks there need, or one to try.
+    """What is known of one host; None: it could not be asked.
+
+    `python`: the tasks' interpreter. `trouble`: why the host cannot be used, a sentence that names it.
+    `clock_ahead_s`: of this machine's. `ports_wanted`: what the job's tasks there need, or one to try.
     """
 
     host: Host
@@ -91,14 +93,14 @@ def _of_host(seen: Seen, job: JobSpec | None) -> Iterator[Advice]:
     if seen.examined.error is not None:
         yield Advice("error", name, seen.examined.error)
     elif job is None or job.program is None:
-        for package in ("tensorflow", "keras"):
-            if package not in seen.versions:
-                yield Advice(
-                    "error",
-                    name,
-                    f"{TITLES[package]} is not installed for {seen.python} there; install it with `{seen.python} -m pip install "
-                    f"{package}`, or name another interpreter with --python",
-                )
+        missing = next((package for package in ("tensorflow", "keras") if package not in seen.versions), None)
+        if missing is not None:  # the former brings the latter
+            yield Advice(
+                "error",
+                name,
+                f"{TITLES[missing]} is not installed for {seen.python} there; install it with "
+                f"`{seen.python} -m pip install {missing}`, or name another interpreter with --python",
+            )
     if seen.examined.free_bytes < ENOUGH_BYTES:
         free = f"{seen.examined.free_bytes / (1 << 20):.0f} MB"
         yield Advice("warning", name, f"only {free} are free on the disk for runs; free some, or set XDG_CACHE_HOME")

@@ -146,7 +146,7 @@ class Hosts:
         )
 
     def _lost(self, name: str, message: str) -> Event:
-        self._sessions.pop(name).link.close()
+        self._sessions.pop(name).close()
         return Event(time.time(), "host_lost", host=name, data={"message": message})
 
     # ---- finding each other
@@ -236,5 +236,5 @@ class Hosts:
         self.send_all(wire.Goodbye())
         deadline = time.monotonic() + FAREWELL_S
         for session in self._sessions.values():
-            session.link.close(timeout_s=max(0.1, deadline - time.monotonic()))
+            session.close(timeout_s=max(0.1, deadline - time.monotonic()))
         self._sessions.clear()

@@ -214,6 +214,11 @@ class Session:
             self._pings += 1
             self.link.send(wire.Ping(self._pings))
 
+    def close(self, timeout_s: float = 0.0) -> None:
+        """End the connection, waiting at most so long until nothing is left on the host."""
+        self.link.close(timeout_s)
+        self._incoming.abandon()
+
     # ---- what the plan must know
 
     def offer(self) -> Offer:
