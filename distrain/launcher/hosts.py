@@ -84,8 +84,7 @@ class Hosts:
                     case wire.Probed(results):
                         yield from self._probed(name, results)
                     case wire.FilePart():
-                        yield from session.take(message)
-                        yield Event(time.time(), "receiving", host=name)
+                        yield from self._received(session, message)
                     case _ if hasattr(message, "task"):
                         yield name, message
                     case _:
@@ -94,6 +93,15 @@ class Hosts:
             yield self._lost(name, str(error))
         except wire.WireError as error:
             yield self._lost(name, f"{name}: what it sent could not be read: {error}")
+
+    def _received(self, session: Session, part: wire.FilePart) -> Iterator[Event]:
+        """A file that cannot be kept here costs the run that file, and nothing else."""
+        name = session.host.name
+        yield Event(time.time(), "receiving", host=name)
+        try:
+            yield from session.take(part)
+        except HostError:
+            raise
         except DistrainError as error:
             yield Event(time.time(), "note", host=name, data={"level": "error", "message": str(error)})
 

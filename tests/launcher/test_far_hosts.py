@@ -75,6 +75,19 @@ def test_a_second_run_sends_nothing_again(far_run: Any, tmp_path: Path) -> None:
     assert {path: path.stat().st_ino for path in (tmp_path / "one").rglob("*") if path.is_file()} == stored
 
 
+def test_a_file_that_cannot_be_kept_here_costs_nothing_else(far_run: Any, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    words = f'until test -e {go}; do sleep 0.05; done; echo x >"$DISTRAIN_OUTPUT_DIR/x"; echo the last words'
+    run = far_run(["sh", "-c", words], ["one"])
+    run.wait_for("task_started")
+    (run.rundir / "output").rmdir()
+    (run.rundir / "output").write_text("in the way")
+    go.touch()
+    assert run.wait() == 0, run.text
+    assert "output/x of the chief's host cannot be kept" in run.text
+    assert run.log("worker:0") == "the last words\n"
+
+
 def test_every_host_that_cannot_be_reached_is_named_and_the_others_are_left_clean(far_run: Any) -> None:
     run = far_run(["./work.sh"], ["one", "unknown1", "unknown2"])
     assert run.wait() == 3
