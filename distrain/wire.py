@@ -58,6 +58,14 @@ class Message:
     PAYLOAD: ClassVar[str | None] = None
 
 
+@dataclass(frozen=True)
+class TaskMessage(Message):
+    """What an agent says of one of its tasks."""
+
+    task: str
+    attempt: int
+
+
 # ---- launcher -> agent
 
 
@@ -87,7 +95,9 @@ class OpenRun(Message):
 
 @dataclass(frozen=True)
 class CodePart(Message):
-    """The next bytes of the user's code, which the agent has asked for."""
+    """The next bytes of the user's code, which the agent has asked for. Answered by a Pong of number 0: a Ping may wait
+    behind many of these.
+    """
 
     PAYLOAD: ClassVar[str | None] = "data"
 
@@ -125,9 +135,11 @@ class ReservePorts(Message):
 class Probe(Message):
     """Try to connect to each of `targets`, all at once: [address, port, token] each. Answered by Probed.
 
-    With a token, whoever is there must say it; without, it is enough that somebody takes the connection.
+    With a token, whoever is there must say it; without, it is enough that somebody takes the connection. `number`
+    comes back with the answer.
     """
 
+    number: int
     targets: tuple[Sequence[Any], ...]
     timeout_s: float
 
@@ -245,6 +257,7 @@ class Probed(Message):
     program answers there", or the system's own words.
     """
 
+    number: int
     results: tuple[str | None, ...]
 
 
@@ -256,55 +269,45 @@ class PortsReserved(Message):
 
 
 @dataclass(frozen=True)
-class TaskStarted(Message):
-    task: str
-    attempt: int
+class TaskStarted(TaskMessage):
     time: float
     pid: int
 
 
 @dataclass(frozen=True)
-class TaskOutput(Message):
+class TaskOutput(TaskMessage):
     """Bytes that the task printed, stdout and stderr in the order of writing. Any bytes, cut anywhere."""
 
     PAYLOAD: ClassVar[str | None] = "data"
 
-    task: str
-    attempt: int
     data: bytes = b""
 
 
 @dataclass(frozen=True)
-class TaskEvent(Message):
+class TaskEvent(TaskMessage):
     """One line from the task's event stream; `data` is the object less its kind."""
 
-    task: str
-    attempt: int
     time: float
     kind: str
     data: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class TaskUsage(Message):
+class TaskUsage(TaskMessage):
     """What the task's process group uses now: resident memory in bytes, and CPU seconds so far."""
 
-    task: str
-    attempt: int
     memory_bytes: int
     cpu_s: float
 
 
 @dataclass(frozen=True)
-class TaskExited(Message):
+class TaskExited(TaskMessage):
     """The task's main process ended: by `signal` when that is not None, else with `exit_code`.
 
     Sent as soon as it is known, after the output and events that were already there. Or it never ran: then `message`
     says why, `exit_code` is 127 (not found), 126 (not executable) or 125 (any other reason).
     """
 
-    task: str
-    attempt: int
     time: float
     exit_code: int | None
     signal: int | None
@@ -312,11 +315,8 @@ class TaskExited(Message):
 
 
 @dataclass(frozen=True)
-class TaskCleared(Message):
+class TaskCleared(TaskMessage):
     """Nothing of the task is left: no process, no byte of output unsent, nor of the files that it leaves."""
-
-    task: str
-    attempt: int
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ The stand-in takes ssh's command line, gives each host a home of its own, and ru
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -29,14 +30,30 @@ export HOME="$FAR_FOLDER/$host"
 unset XDG_CACHE_HOME
 mkdir -p "$HOME"
 cd "$HOME"
-sh -c "$*"
+if [ -n "$FAR_BYTES_PER_S" ]; then
+    exec 3<&0
+    "$FAR_PYTHON" -c "$FAR_SLOWLY" <&3 | sh -c "$*"
+else
+    sh -c "$*"
+fi
+"""
+
+SLOWLY = """\
+import os, time
+rate = int(os.environ["FAR_BYTES_PER_S"])
+while data := os.read(0, 65536):
+    os.write(1, data)
+    time.sleep(len(data) / rate)
 """
 
 
 class FarRun:
     """A run in a launcher process of its own. `hosts`: each a name or a mapping as in `cluster.hosts`."""
 
-    def __init__(self, folder: Path, program: list[str], hosts: list[Any], **keys: Any) -> None:
+    def __init__(
+        self, folder: Path, program: list[str], hosts: list[Any], *, bytes_per_s: int | None = None, **keys: Any
+    ) -> None:
+        """`bytes_per_s`: how fast the connections take what is sent."""
         self.mark = uuid.uuid4().hex
         self.folder = folder
         bin_folder = folder / "bin"
@@ -63,6 +80,9 @@ class FarRun:
                     **os.environ,
                     MARK: self.mark,
                     "FAR_FOLDER": str(folder),
+                    "FAR_BYTES_PER_S": "" if bytes_per_s is None else str(bytes_per_s),
+                    "FAR_PYTHON": sys.executable,
+                    "FAR_SLOWLY": SLOWLY,
                     "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
                 },
                 stdin=subprocess.DEVNULL,
@@ -74,7 +94,8 @@ class FarRun:
     def close(self) -> None:
         """End what is left of it."""
         for process in self.processes():
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         self.launcher.wait(10)
 
     @property

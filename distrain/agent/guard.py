@@ -24,9 +24,9 @@ import time
 from typing import NoReturn
 
 from distrain.agent import processes
-from distrain.agent.contact import Contact
 from distrain.agent.lifeline import AgentsEnd, GuardsEnd
 from distrain.agent.wakeup import ENDING, Wakeup
+from distrain.contact import Contact
 
 LOST_CONNECTION_S = 30.0
 """How long the agent may take to end after the connection was lost: longer than its own deadlines together."""

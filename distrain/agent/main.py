@@ -19,7 +19,6 @@ from typing import Any
 
 from distrain.agent import processes
 from distrain.agent.aside import Asides
-from distrain.agent.contact import Contact
 from distrain.agent.folder import FolderError, RunFolder, remove
 from distrain.agent.guard import LOST_CONNECTION_S
 from distrain.agent.host import welcome
@@ -31,6 +30,7 @@ from distrain.agent.probes import probe
 from distrain.agent.shipping import Shipping
 from distrain.agent.tasks import Tasks
 from distrain.agent.wakeup import ENDING, Wakeup
+from distrain.contact import Contact
 from distrain.wire import (
     AgentEnding,
     AgentNote,
@@ -121,14 +121,15 @@ class Agent:
         """Wait for the first thing to happen, and handle all that have."""
         now = time.monotonic()
         has_room = self._outbox.has_room
-        handlers: dict[int, Callable[[], object]] = dict(self._tasks.sources(now, has_room))
+        handlers: dict[int, Callable[[], object]] = {}
+        if self._guarded:  # first: where it ends, an ssh server hangs up too, which would pass for the launcher's wish
+            handlers[self._guard.fd] = self._guard_gone
+        handlers.update(self._tasks.sources(now, has_room))
         handlers.update(self._asides.sources())
         handlers.update(self._ports.greeter.sources())
         handlers[self._wakeup.fd] = self._signalled
         if self._connected:
             handlers[self._input_fd] = self._receive
-        if self._guarded:
-            handlers[self._guard.fd] = self._guard_gone
         poll = select.poll()
         for fd in handlers:
             poll.register(fd, select.POLLIN)
@@ -196,17 +197,20 @@ class Agent:
                 self._open(message)
             case CodePart() if self._opening is not None:
                 self._opening.take(message)
+                self._send(Pong(0))
             case Ping():
                 self._send(Pong(message.number))
             case Examine():
                 self._examine(message.python)
             case Probe():
                 work = partial(probe, message.targets, message.timeout_s)
-                self._asides.run(work, partial(self._probed, len(message.targets)))
+                self._asides.run(work, partial(self._probed, message))
             case Preload():
                 self._tasks.preload(message)
             case StartTask():
                 self._ports.greeter.close()
+                if self._shipping is not None and not self._tasks:
+                    self._shipping.tasks_start()
                 self._tasks.start(message)
             case StopTasks():
                 self._tasks.stop(message.tasks, message.grace_s)
@@ -228,7 +232,7 @@ class Agent:
             return
         self._guard.charge(Charge(folder.path, order.contact_timeout_s + LOST_CONNECTION_S))
         self._asides.run(folder.remove_stale, lambda _: None)
-        self._shipping = Shipping(folder.run, lambda: bool(self._tasks), self._send)
+        self._shipping = Shipping(folder.run, folder.code, lambda: bool(self._tasks), self._send)
         self._opening = Opening(order, folder, self._cache, self._asides, self._send)
 
     def _examine(self, python: str) -> None:
@@ -241,8 +245,8 @@ class Agent:
         facts = found or {"versions": {}, "free_bytes": 0, "gpus": (), "error": _ASIDE_KILLED}
         self._send(Examined(**{**facts, "time": time.time()}))
 
-    def _probed(self, count: int, found: list[str | None] | None) -> None:
-        self._send(Probed(tuple([_ASIDE_KILLED] * count if found is None else found)))
+    def _probed(self, order: Probe, found: list[str | None] | None) -> None:
+        self._send(Probed(order.number, tuple([_ASIDE_KILLED] * len(order.targets) if found is None else found)))
 
     def _guard_gone(self) -> None:
         self._guarded = False

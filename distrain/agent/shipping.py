@@ -1,8 +1,10 @@
-"""Sends what tasks leave in the run's folder: which files, in which order, and what has been sent already.
+"""Sends what tasks leave: which files, in which order, and what has been sent already.
 
 A checkpoint or the model goes when its task says that it is complete; all else that is new or changed when the last
-task has ended, whose TaskCleared waits for it. Files are read a part at a time, as the caller finds room for them, and
-are held open from before their first part is sent: what is removed meanwhile arrives whole all the same.
+task has ended, whose TaskCleared waits for it. That is what is in their run directory, and, if it is not too much,
+what they left where they started, which arrives in a folder `cwd`. Files are read a part at a time, as the caller
+finds room for them, and are held open from before their first part is sent: what is removed meanwhile arrives whole
+all the same.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,15 +22,24 @@ from distrain.wire import AgentNote, FilePart, Message, TaskCleared, TaskEvent
 PART_BYTES = 1 << 20
 
 _ANNOUNCING = ("checkpoint", "model")
+_CWD = "cwd"
+_MOST_FROM_CWD_BYTES = 256 << 20
+"""More than that is rather data that a task has fetched for itself than what somebody waits for."""
+_NOBODYS = ("__pycache__",)
 _FOLDER_OF_FOLDERS = "checkpoints"
 """Each folder in here is an artifact, whether its task has still said so or not."""
 
 
 class Shipping:
-    """Stands between the tasks and `send`. `root` is the folder, and `tasks_left` tells whether there are tasks."""
+    """Stands between the tasks and `send`. `root` is the run directory, and `tasks_left` tells whether there are tasks.
 
-    def __init__(self, root: str, tasks_left: Callable[[], bool], send: Callable[[Message], None]) -> None:
+    `cwd` is where they start, holding a copy of the user's code.
+    """
+
+    def __init__(self, root: str, cwd: str, tasks_left: Callable[[], bool], send: Callable[[Message], None]) -> None:
         self._root = os.path.realpath(root)
+        self._cwd = os.path.realpath(cwd)
+        self._began_at = 0
         self._tasks_left = tasks_left
         self._send = send
         self._waiting: deque[str | TaskCleared] = deque()
@@ -40,10 +52,15 @@ class Shipping:
         """Whether something waits for room."""
         return self._open is not None or bool(self._waiting)
 
+    def tasks_start(self) -> None:
+        """Whatever changes from now on is a task's doing."""
+        with tempfile.TemporaryFile(dir=self._root) as mark:
+            self._began_at = os.fstat(mark.fileno()).st_ctime_ns  # by the file system's own clock
+
     def pass_on(self, message: Message) -> None:
         """A task says something: note what it means for files, and send it, or keep it until they are sent."""
         if isinstance(message, TaskCleared) and not self._stopped and not self._tasks_left():
-            self._waiting += [*self._survey(), message]
+            self._waiting += [*self._survey(), *self._left_in_cwd(), message]
             return
         self._send(message)
         if isinstance(message, TaskEvent) and message.kind in _ANNOUNCING and not self._stopped:
@@ -92,11 +109,38 @@ class Shipping:
                 if not name.startswith(".") and os.path.isfile(full) and not os.path.islink(full):
                     yield os.path.normpath(os.path.join(below, name))
 
+    def _left_in_cwd(self) -> list[str]:
+        """Every file that is new or changed where tasks start."""
+        found, size_bytes = [], 0
+        for folder, folders, files in os.walk(self._cwd):
+            folders[:] = sorted(name for name in folders if name not in _NOBODYS)
+            for name in sorted(files):
+                full = os.path.join(folder, name)
+                status = os.lstat(full)
+                if stat.S_ISREG(status.st_mode) and status.st_ctime_ns > self._began_at:
+                    found.append(os.path.join(_CWD, os.path.relpath(full, self._cwd)))
+                    size_bytes += status.st_size
+        if size_bytes <= _MOST_FROM_CWD_BYTES:
+            return found
+        self._send(
+            AgentNote(
+                "warning",
+                f"tasks left {size_bytes >> 20} MiB in {len(found)} files in their working folder, which are not kept: "
+                f"at most {_MOST_FROM_CWD_BYTES >> 20} MiB come back from there; what is to be kept belongs into "
+                "$DISTRAIN_OUTPUT_DIR",
+            )
+        )
+        return []
+
     def _try_to_open(self, path: str) -> _Artifact | None:
         """None: it is not there any more, has been sent as it is, or cannot be, which is then said."""
-        full = os.path.join(self._root, path)
+        root = self._root
+        full = os.path.join(root, path)
+        if path.startswith(_CWD + "/"):
+            root = self._cwd
+            full = os.path.join(root, path.removeprefix(_CWD + "/"))
         try:
-            if os.path.realpath(full) != full or not full.startswith(self._root + "/"):
+            if os.path.realpath(full) != full or not full.startswith(root + "/"):
                 self._complain(path, "it is not in the run's folder, or is a link")
                 return None
             artifact = _Artifact(path, full)

@@ -77,11 +77,11 @@ def preload_environment(job: JobSpec) -> dict[str, str]:
 
 
 def _tensorflow(seat: Seat) -> dict[str, str]:
-    """TF_CONFIG. None for a task without peers, which TensorFlow then lets train alone, nor for an evaluator, which
-    TensorFlow wants beside the cluster, not in it.
+    """TF_CONFIG. None for a task without peers, which TensorFlow then lets train alone. An evaluator is told that it is
+    one, beside a cluster that does not name it.
     """
     members = [p.task for p in seat.placements if p.task.role is not Role.EVALUATOR]
-    if len(members) < 2 or seat.task not in members:
+    if len(members) < 2 and seat.task in members:
         return {}
     cluster: dict[str, list[str]] = {}
     for task in members:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_EPOCH = time.time() - time.clock_gettime(_CLOCK)
+
+
+def now() -> float:
+    """Unix seconds that only ever go on, whatever becomes of the machine's clock meanwhile."""
+    return _EPOCH + time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True)

@@ -6,63 +6,61 @@ Owns the sessions and the sentences about several hosts together. What a host's 
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from distrain import wire
 from distrain.errors import DistrainError, HostError
 from distrain.job.cluster import Placement, Task, chief_of, needs_address
 from distrain.job.plan import HostFacts
-from distrain.job.spec import JobSpec
-from distrain.launcher.bundle import Bundle
-from distrain.launcher.events import Event
-from distrain.launcher.incoming import Incoming
+from distrain.launcher.events import Event, now
+from distrain.launcher.link import close_all
+from distrain.launcher.outset import Outset
 from distrain.launcher.reach import PROBE_TIMEOUT_S, Offer, judge, targets
-from distrain.launcher.session import Base, Session
+from distrain.launcher.session import Session
 
 OPENING_AT_ONCE = 32
 """How many connections are opened at the same time: each costs this machine a process and a handshake."""
 FAREWELL_S = 5.0
-_SUSPENDED_S = 5.0
+_TRY_TIMEOUT_S = 2.0
 _LOOPBACK = "127.0.0.1"
+_COMPARED = {"tensorflow": "TensorFlow", "keras": "Keras"}
 
-Heard = Event | tuple[str, wire.Message]
+Heard = Event | wire.TaskMessage
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Tasks, each with its port, that `prober` was asked to connect to."""
+
+    prober: str
+    tasks: tuple[tuple[str, str], ...]
 
 
 class Hosts:
-    """The hosts that `placements` name. Messages that concern tasks are the caller's, as (host, message)."""
+    """The hosts that `placements` name, of the run that `outset` begins."""
 
-    def __init__(
-        self,
-        job: JobSpec,
-        placements: Sequence[Placement],
-        base: Base,
-        bundle: Bundle,
-        *,
-        run: str,
-        run_dir: Path,
-        python: str,
-    ) -> None:
-        self._job = job
+    def __init__(self, outset: Outset, placements: Sequence[Placement]) -> None:
+        self._outset = outset
         self._placements = placements
-        self._base = base
-        self._bundle = bundle
-        self._run = run
-        self._run_dir = run_dir
-        self._python = python
         hosts = {placement.host.name: placement.host for placement in placements}
         self._waiting = deque(hosts.values())
         self._alone = len(hosts) == 1
-        self._chief_host = next(p.host.name for p in placements if p.task == chief_of([p.task for p in placements]))
+        chief = chief_of([placement.task for placement in placements])
+        self._host_of = {str(placement.task): placement.host.name for placement in placements}
+        self._chief_host = self._host_of[str(chief)]
         self._sessions: dict[str, Session] = {}
         self._offers: tuple[Offer, ...] = ()
         self._reached: dict[str, Sequence[str | None]] = {}
-        self._tried: dict[str, deque[tuple[str, ...]]] = {}
         self._addresses: Mapping[str, str] = {}
-        self._looked_at = time.monotonic()
+        self._orders = itertools.count()
+        self._meeting: int | None = None
+        """The number of the Probe by which the hosts find each other, until that is done."""
+        self._trials: dict[int, _Trial] = {}
 
     # ---- what the loop waits for
 
@@ -79,134 +77,129 @@ class Hosts:
             return
         try:
             for message in session.link.receive():
-                session.heard()
                 match message:
-                    case wire.Probed(results):
-                        yield from self._probed(name, results)
+                    case wire.Probed(number, results):
+                        yield from self._probed(name, number, results)
                     case wire.FilePart():
                         yield from self._received(session, message)
-                    case _ if hasattr(message, "task"):
-                        yield name, message
+                    case wire.TaskMessage(task) if self._host_of.get(task) != name:
+                        raise wire.WireError(f"it speaks of {task}, which is not there")
+                    case wire.TaskMessage():
+                        yield message
                     case _:
                         yield from session.take(message)
+            session.send_more()
         except HostError as error:
             yield self._lost(name, str(error))
         except wire.WireError as error:
             yield self._lost(name, f"{name}: what it sent could not be read: {error}")
 
     def _received(self, session: Session, part: wire.FilePart) -> Iterator[Event]:
-        """A file that cannot be kept here costs the run that file, and nothing else."""
+        """A file that cannot be kept here costs the run that file, and no other message."""
         name = session.host.name
-        yield Event(time.time(), "receiving", host=name)
+        yield Event(now(), "receiving", host=name)
         try:
             yield from session.take(part)
         except HostError:
             raise
         except DistrainError as error:
-            yield Event(time.time(), "note", host=name, data={"level": "error", "message": str(error)})
+            yield Event(now(), "file_lost", host=name, data={"path": part.artifact, "message": str(error)})
 
     def tick(self) -> Iterator[Heard]:
         """Open more connections, keep contact with those that are open, and notice the ones that are overdue."""
-        now = time.monotonic()
-        # Nobody has listened meanwhile: this process was stopped. What has arrived is still to be read.
-        suspended = now - self._looked_at >= _SUSPENDED_S
-        self._looked_at = now
         for name, session in list(self._sessions.items()):
-            if suspended:
-                session.heard()
+            if session.link.deadline is not None and session.link.deadline <= time.monotonic():
+                yield from self.hear(name)
+        for name, session in list(self._sessions.items()):
             try:
                 session.keep_contact()
+                session.send_more()
             except HostError as error:
                 yield self._lost(name, str(error))
-            if session.link.deadline is not None and session.link.deadline <= now:
-                yield from self.hear(name)
-        while self._waiting and self._opening < OPENING_AT_ONCE:
+        while self._waiting and sum(session.welcome is None for session in self._sessions.values()) < OPENING_AT_ONCE:
             host = self._waiting.popleft()
             try:
                 self._sessions[host.name] = self._open(host.name)
             except HostError as error:
-                yield Event(time.time(), "host_lost", host=host.name, data={"message": str(error)})
-
-    @property
-    def _opening(self) -> int:
-        return sum(session.welcome is None for session in self._sessions.values())
+                yield Event(now(), "host_lost", host=host.name, data={"message": str(error)})
 
     def _open(self, name: str) -> Session:
         here = [placement for placement in self._placements if placement.host.name == name]
-        host = here[0].host
-        of_chief = name == self._chief_host
-        checkpoints = self._job.checkpoint if self._job.program is None else None
         return Session(
-            host,
-            self._job,
-            self._base,
-            self._bundle,
-            Incoming(
-                self._run_dir,
-                prefix="" if of_chief else f"from/{name}",
-                keep=checkpoints.keep if checkpoints and of_chief else None,
-            ),
-            run=self._run,
-            run_dir=str(self._run_dir),
-            python=host.python or (self._python if host.transport == "local" else "python3"),
-            addressed=tuple(p.task for p in here if needs_address(self._job, p.task)),
+            here[0].host,
+            self._outset,
+            of_chief=name == self._chief_host,
+            addressed=tuple(p.task for p in here if needs_address(self._outset.job, p.task)),
             token="" if self._alone else secrets.token_hex(16),
         )
 
     def _lost(self, name: str, message: str) -> Event:
         self._sessions.pop(name).close()
-        return Event(time.time(), "host_lost", host=name, data={"message": message})
+        return Event(now(), "host_lost", host=name, data={"message": message})
 
     # ---- finding each other
 
     def connect(self) -> None:
         """Have every host try the others. In the end `hear` gives `hosts_connected`, or `host_unreachable`."""
         self._offers = tuple(session.offer() for session in self._sessions.values())
-        order = wire.Probe(tuple(target.to_wire() for target in targets(self._offers)), PROBE_TIMEOUT_S)
         self._reached = {}
-        for session in self._sessions.values():
-            session.link.send(order)
+        self._meeting = next(self._orders)
+        wanted = tuple(target.to_wire() for target in targets(self._offers))
+        self.send_all(wire.Probe(self._meeting, wanted, PROBE_TIMEOUT_S))
 
-    def _probed(self, name: str, results: Sequence[str | None]) -> Iterator[Event]:
-        if name in self._reached or not self._offers:
-            yield from self._tried_tasks(name, results)
+    def _probed(self, name: str, number: int, results: Sequence[str | None]) -> Iterator[Event]:
+        if number in self._trials:
+            yield from self._tried(self._trials.pop(number), results)
+        if number != self._meeting:
             return
         self._reached[name] = results
-        if self._reached.keys() < self._sessions.keys():
+        if self._reached.keys() < {offer.host for offer in self._offers}:
             return
+        self._meeting = None
         reach = judge(self._offers, self._reached)
         self._addresses = reach.addresses
-        now = time.time()
-        first, *others = [*reach.complaints.items()] or [("", "")]
-        for host, complaint in others:
-            yield Event(now, "host_failed", host=host, data={"message": f"{host}: {complaint}"})
-        if reach.complaints:
-            yield Event(now, "host_unreachable", host=first[0], data={"message": f"{first[0]}: {first[1]}"})
-        else:
-            yield Event(now, "hosts_connected", data={"addresses": dict(self._addresses)})
+        if not reach.complaints:
+            yield from self._differences()
+            yield Event(now(), "hosts_connected", data={"addresses": dict(self._addresses)})
+            return
+        told = [(host, {"message": f"{host}: {complaint}"}) for host, complaint in reach.complaints.items()]
+        for host, data in told[1:]:
+            yield Event(now(), "host_failed", host=host, data=data)
+        yield Event(now(), "host_unreachable", host=told[0][0], data=told[0][1])
+
+    def _differences(self) -> Iterator[Event]:
+        """Hosts whose TensorFlow or Keras is not that of the others train together, or fail in odd ways."""
+        for package, title in _COMPARED.items():
+            there = {
+                name: session.versions[package]
+                for name, session in self._sessions.items()
+                if package in session.versions
+            }
+            if len(set(there.values())) > 1:
+                listed = ", ".join(f"{version} on {name}" for name, version in there.items())
+                message = f"{title} differs between the hosts: {listed}; install one version everywhere"
+                yield Event(now(), "note", data={"level": "warning", "message": message})
 
     def try_tasks(self, names: Sequence[str]) -> None:
         """Try to connect to these tasks, from the chief's host where that is another. `hear` gives `tried` for each."""
         addresses = {str(task): address for task, address in self.addresses().items()}
-        hosts = {str(placement.task): placement.host.name for placement in self._placements}
         by_prober: dict[str, list[str]] = {}
         for name in filter(addresses.__contains__, names):
-            others = [self._chief_host, *self._sessions]
-            prober = next((other for other in others if other != hosts[name] and other in self._sessions), hosts[name])
-            by_prober.setdefault(prober, []).append(name)
+            candidates = [self._chief_host, *self._sessions, self._host_of[name]]
+            others = [other for other in candidates if other in self._sessions and other != self._host_of[name]]
+            by_prober.setdefault((others or [self._host_of[name]])[0], []).append(name)
         for prober, tasks in by_prober.items():
-            if prober in self._sessions:
-                wanted = [addresses[task].rpartition(":") for task in tasks]
-                order = wire.Probe(tuple((host.strip("[]"), int(port), "") for host, _, port in wanted), 2.0)
-                self._tried.setdefault(prober, deque()).append(tuple(tasks))
-                self._sessions[prober].link.send(order)
+            number = next(self._orders)
+            split = [addresses[task].rpartition(":") for task in tasks]
+            pairs = zip(tasks, split, strict=True)
+            self._trials[number] = _Trial(prober, tuple((task, port) for task, (_, _, port) in pairs))
+            wanted = tuple((host.strip("[]"), int(port), "") for host, _, port in split)
+            self.send(prober, wire.Probe(number, wanted, _TRY_TIMEOUT_S))
 
-    def _tried_tasks(self, prober: str, results: Sequence[str | None]) -> Iterator[Event]:
-        addresses = {str(task): address for task, address in self.addresses().items()}
-        for task, result in zip(self._tried[prober].popleft(), results, strict=True):
-            port = addresses[task].rpartition(":")[2]
-            reach = None if result is None else f"port {port} {result} from {prober}"
-            yield Event(time.time(), "tried", task=task, data={"reach": reach})
+    def _tried(self, trial: _Trial, results: Sequence[str | None]) -> Iterator[Event]:
+        for (task, port), result in zip(trial.tasks, results, strict=True):
+            reach = None if result is None else f"port {port} {result} from {trial.prober}"
+            yield Event(now(), "tried", task=task, data={"reach": reach})
 
     # ---- what the plan must know
 
@@ -223,10 +216,6 @@ class Hosts:
     def facts(self) -> dict[str, HostFacts]:
         return {name: session.facts() for name, session in self._sessions.items()}
 
-    def versions(self) -> dict[str, Mapping[str, str]]:
-        """Versions by host, of those that were asked."""
-        return {name: session.versions for name, session in self._sessions.items() if session.versions}
-
     # ---- speaking
 
     def send(self, name: str, message: wire.Message) -> None:
@@ -241,8 +230,7 @@ class Hosts:
     def close(self) -> None:
         """Lets every agent end, which leaves no process behind, and waits for it."""
         self._waiting.clear()
-        self.send_all(wire.Goodbye())
-        deadline = time.monotonic() + FAREWELL_S
+        close_all([session.link for session in self._sessions.values()], FAREWELL_S)
         for session in self._sessions.values():
-            session.close(timeout_s=max(0.1, deadline - time.monotonic()))
+            session.forget_halves()
         self._sessions.clear()

@@ -19,6 +19,9 @@ from distrain.wire import FilePart
 _OURS = frozenset(("job.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "summary.json", "logs", "from"))
 """What the launcher writes itself: nothing that arrives may take its place."""
 
+_SYNC_BYTES = 64 << 20
+"""Synced this often, a large file does not keep everything else waiting at its end."""
+
 _CHECKPOINTS = "checkpoints"
 _CHECKPOINT = re.compile(r"step-(\d+)")
 _MODEL = "model.keras"
@@ -35,6 +38,7 @@ class Incoming:
         self._artifact: str | None = None
         self._hidden: Path | None = None
         self._file: IO[bytes] | None = None
+        self._unsynced_bytes = 0
 
     def take(self, part: FilePart) -> str | None:
         """The next part. Returns the path, relative to the run directory, of what became visible by it.
@@ -80,10 +84,13 @@ class Incoming:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file = open(os.open(place, flags, 0o700 if part.executable else 0o600), "wb")  # noqa: SIM115
         self._file.write(part.data)
+        self._unsynced_bytes += len(part.data)
+        lasting = part.artifact.startswith(f"{_CHECKPOINTS}/") or part.artifact == _MODEL
+        if lasting and (part.ends_file or self._unsynced_bytes >= _SYNC_BYTES):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._unsynced_bytes = 0
         if part.ends_file:
-            if part.artifact.startswith(f"{_CHECKPOINTS}/") or part.artifact == _MODEL:
-                self._file.flush()
-                os.fsync(self._file.fileno())
             self._file.close()
             self._file = None
 

@@ -1,7 +1,8 @@
 """One host's agent, as the launcher sees it: a process to start, and messages that come and go.
 
-Owns the connection's process and descriptors, and the sentences about a connection that fails. Nothing but `close`
-waits: the launcher's loop watches what `interest` names and calls `receive`, also when `deadline` has come.
+Owns the connection's process and descriptors, and the sentences about a connection that fails. Nothing waits but
+`close` and `close_all`: the launcher's loop watches what `interest` names and calls `receive`, also when `deadline` has
+come.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import signal
 import subprocess
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from distrain.errors import HostError
+from distrain.job.cluster import LOCAL
 from distrain.launcher.bundle import Bundle
 from distrain.launcher.handshake import MINIMUM_PYTHON, Handshake, Refusal
 from distrain.launcher.transports import Transport
@@ -25,11 +28,16 @@ from distrain.wire import AgentNote, Decoder, Goodbye, Message, Welcome, WireErr
 
 HANDSHAKE_TIMEOUT_S = 30.0
 
+LOW_BYTES = 2 << 20
+"""With less than this waiting to be written, what can wait may be sent: it goes between what cannot."""
+
 _PIPE_BYTES = 1 << 20
 _READ_BYTES = 1 << 20
 _READS_PER_CALL = 4
 _STDERR_TAIL_BYTES = 8192
 _EXIT_STATUS_WAIT_S = 0.5
+_KILLED_WAIT_S = 2.0
+"""A killed process that takes longer is stuck in the kernel, and nobody can end it."""
 
 
 class _State(enum.Enum):
@@ -60,13 +68,17 @@ class AgentLink:
         self.host = host
         self.welcome: Welcome | None = None
         self.deadline: float | None = time.monotonic() + timeout_s
-        """When (monotonic) `receive` gives up. None: the agent has said welcome."""
+        """When (monotonic) to call `receive` whether or not something has arrived: it gives up then, or raises what it
+        has held back. None: neither is to come; the agent has said welcome."""
+        self.heard_at = time.monotonic()
+        """When (monotonic) bytes from the host were last read, of whole messages or not; at first, when it began."""
         self._transport = transport
         self._timeout_s = timeout_s
         self._handshake = Handshake(bundle, python, cache, minimum_python)
         self._state = _State.SHAKING_HANDS
         self._farewell = False
         self._broken = False
+        self._held_back: HostError | None = None
         self._decoder = Decoder()
         self._held: list[Message] = []
         self._outgoing: deque[memoryview] = deque()
@@ -83,6 +95,11 @@ class AgentLink:
     def pid(self) -> int:
         """The process of the connection, on this machine."""
         return self._process.pid
+
+    @property
+    def is_low(self) -> bool:
+        """Whether little waits to be written, or nothing ever will."""
+        return sum(map(len, self._outgoing)) < LOW_BYTES
 
     def interest(self) -> dict[int, int]:
         """The descriptors to watch, each with a mask of `selectors.EVENT_READ` and `EVENT_WRITE`."""
@@ -106,10 +123,25 @@ class AgentLink:
     def receive(self) -> list[Message]:
         """The messages that have arrived, after writing what the connection takes. May be called at any time.
 
+        An error never takes with it what arrived before: that is returned first, and `deadline` has then come.
+
         Raises:
             HostError: the agent could not be started, did not answer in time, or ended before goodbye.
         """
+        if self._held_back is not None:
+            error, self._held_back, self.deadline = self._held_back, None, None
+            raise error
         messages: list[Message] = []
+        try:
+            self._exchange(messages)
+        except HostError as error:
+            if not messages:
+                raise
+            self._held_back, self.deadline = error, time.monotonic()
+        return messages
+
+    def _exchange(self, messages: list[Message]) -> None:
+        """Write and read what can be without waiting; what arrives is added to `messages`, also before an error."""
         self._flush()
         self._read_stderr(messages)
         try:
@@ -121,7 +153,6 @@ class AgentLink:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             what = f"no answer within {self._timeout_s:g} s"
             raise self._failure(f"{what}; check that it is reachable and not overloaded", self._explanation(what=what))
-        return messages
 
     def hang_up(self) -> None:
         """Write no more: the agent ends everything, in its own time. Reading may go on until `ended`."""
@@ -130,20 +161,8 @@ class AgentLink:
         self._close_input()
 
     def close(self, timeout_s: float = 0.0) -> None:
-        """Hang up, and wait at most so long until nothing is left on the host. What is read meanwhile is dropped.
-
-        After that time the connection itself is ended; the agent and its guard go on ending what they started.
-        """
-        self.hang_up()
-        deadline = time.monotonic() + timeout_s
-        while not self.ended and (left_s := deadline - time.monotonic()) > 0:
-            select.select(list(self.interest()), (), (), left_s)
-            with contextlib.suppress(HostError):
-                self.receive()
-        if not self.ended or self._broken:
-            self._end()
-            self._process.terminate()
-        self.wait(_EXIT_STATUS_WAIT_S)
+        """Like `close_all`, for this one."""
+        close_all((self,), timeout_s)
 
     def wait(self, timeout_s: float) -> int | None:
         """The exit code of the connection's process, negative for a signal; None: it has not ended in that time."""
@@ -202,6 +221,7 @@ class AgentLink:
         if not data:
             self._reached_end(messages)
             return False
+        self.heard_at = time.monotonic()
         if self._state is _State.SHAKING_HANDS:
             data = self._shake_hands(data)
         if self._state is _State.OPEN:
@@ -265,6 +285,12 @@ class AgentLink:
                 os.close(fd)
         self._output_fd = self._stderr_fd = -1
 
+    def _terminate(self) -> None:
+        """End the process of the connection, and whatever we wait for."""
+        self._end()
+        self._process.terminate()
+        self._process.send_signal(signal.SIGCONT)  # one that is stopped would not notice before
+
     def _close_input(self) -> None:
         if self._input_fd >= 0:
             os.close(self._input_fd)
@@ -288,6 +314,48 @@ class AgentLink:
             return HostError(f"{self.host}: {known}")
         printed = (self._stderr or self._handshake.noise).decode(errors="replace").strip()
         return HostError(f"{self.host}: {what}" + (f"\n{printed}" if printed else ""))
+
+
+def close_all(links: Sequence[AgentLink], timeout_s: float = 0.0) -> None:
+    """Say goodbye and hang up, and wait at most so long, for all together, until nothing is left on the hosts. What is
+    read meanwhile is dropped. An agent that has not said welcome is not waited for.
+
+    After that time the connections themselves are ended; the agents and their guards go on ending what they started.
+    """
+    for link in links:
+        link.send(Goodbye())
+        link.hang_up()
+        if link.welcome is None:
+            link._terminate()
+    _drain(links, time.monotonic() + timeout_s)
+    for link in links:
+        if not link.ended or link._broken:
+            link._terminate()
+    # On this machine the connection's process is the guard itself. It obeys, and is the last to end.
+    left = [link for link in _not_exited(links, _EXIT_STATUS_WAIT_S) if link.host != LOCAL.name]
+    for link in left:
+        link._process.kill()
+    _not_exited(left, _KILLED_WAIT_S)
+
+
+def _drain(links: Sequence[AgentLink], deadline: float) -> None:
+    """Read, and drop, what these send until they have ended. Nothing more is written to them."""
+    while (left_s := deadline - time.monotonic()) > 0:
+        sources = {fd: link for link in links for fd in link.interest()}
+        if not sources:
+            return
+        poll = select.poll()
+        for fd in sources:
+            poll.register(fd, select.POLLIN)
+        for link in {sources[fd] for fd, _ in poll.poll(left_s * 1000)}:
+            with contextlib.suppress(HostError):
+                link.receive()
+
+
+def _not_exited(links: Sequence[AgentLink], timeout_s: float) -> list[AgentLink]:
+    """Those whose processes do not end in that time, which is for all together. The others are reaped."""
+    deadline = time.monotonic() + timeout_s
+    return [link for link in links if link.wait(max(0.0, deadline - time.monotonic())) is None]
 
 
 def _ending(exit_code: int | None) -> str:

@@ -21,12 +21,9 @@ from distrain.errors import DistrainError
 from distrain.job.cluster import chief_of, place, serves
 from distrain.job.masking import masked_arguments
 from distrain.job.plan import make_plan
-from distrain.job.spec import JobSpec
-from distrain.launcher.bundle import Bundle
-from distrain.launcher.events import Event, Sink, flaw
+from distrain.launcher.events import Event, Sink, flaw, now
 from distrain.launcher.hosts import Hosts
-from distrain.launcher.rundir import RunDir
-from distrain.launcher.session import Base
+from distrain.launcher.outset import Outset
 from distrain.launcher.state import (
     Abandon,
     Action,
@@ -52,23 +49,14 @@ _UNTOLD = frozenset({"receiving", "tried"})
 class Loop:
     """One run. `state` is what has been decided so far."""
 
-    def __init__(
-        self,
-        job: JobSpec,
-        rundir: RunDir,
-        sinks: tuple[Sink, ...],
-        bundle: Bundle,
-        signals: socket.socket | None,
-        *,
-        python: str,
-        base: Base,
-        began: float,
-    ) -> None:
+    def __init__(self, outset: Outset, sinks: tuple[Sink, ...], signals: socket.socket | None, *, began: float) -> None:
+        job = outset.job
         self._job = job
-        self._rundir = rundir
+        self._rundir = outset.rundir
         self._sinks = list(sinks)
         self._placements = place(job)
-        self._hosts = Hosts(job, self._placements, base, bundle, run=rundir.name, run_dir=rundir.path, python=python)
+        self._host_of = {str(placement.task): placement.host.name for placement in self._placements}
+        self._hosts = Hosts(outset, self._placements)
         chief = chief_of([placement.task for placement in self._placements])
         self.state = begin(
             (
@@ -104,13 +92,13 @@ class Loop:
                 "argv": masked_arguments(sys.argv),
             },
         )
-        last_tick = 0.0
+        next_tick = 0.0
         while not self._over:
             self._wait(TICK_S)
-            if time.time() - last_tick >= TICK_S:
-                last_tick = time.time()
-                self._tick(last_tick)
-        summary = self._tally.summary(self.state, run=self._rundir.name, name=self._job.name, ended=time.time())
+            if not self._over and time.monotonic() >= next_tick:
+                self._tick(now())
+                next_tick = time.monotonic() + TICK_S
+        summary = self._tally.summary(self.state, run=self._rundir.name, name=self._job.name, ended=now())
         try:
             self._rundir.write_summary(summary)
         except DistrainError as error:  # the end is told all the same
@@ -118,11 +106,11 @@ class Loop:
         self._tell("run_ended", data=summary)
         return summary
 
-    def _tick(self, now: float) -> None:
+    def _tick(self, at: float) -> None:
         for heard in self._hosts.tick():
             self._heard(heard)
-        self._decide(Event(now, "tick", self.state.attempt))
-        self._each_sink(lambda sink: sink.tick(now))
+        self._decide(Event(at, "tick", self.state.attempt))
+        self._each_sink(lambda sink: sink.tick(at))
 
     def _wait(self, timeout_s: float) -> None:
         wanted = self._hosts.interest()
@@ -144,48 +132,47 @@ class Loop:
             for number in self._signals.recv(64):
                 if number not in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     continue
-                self._decide(Event(time.time(), "signal", self.state.attempt, data={"number": number}))
+                self._decide(Event(now(), "signal", self.state.attempt, data={"number": number}))
 
     # ---- what is heard
 
-    def _heard(self, heard: Event | tuple[str, wire.Message]) -> None:
+    def _heard(self, heard: Event | wire.TaskMessage) -> None:
         if not isinstance(heard, Event):
-            self._take(*heard)
+            self._take(heard)
         elif heard.kind in _UNTOLD:
             self._decide(replace(heard, attempt=self.state.attempt))
         else:
             self._happened(replace(heard, attempt=self.state.attempt))
 
-    def _take(self, host: str, message: wire.Message) -> None:
+    def _take(self, message: wire.TaskMessage) -> None:
         """What a message about a task means."""
-        now = time.time()
-        attempt = self.state.attempt
+        at, attempt, host = now(), self.state.attempt, self._host_of[message.task]
         match message:
             case wire.TaskOutput(task, _, data):
                 self._tails[task] = (self._tails.get(task, b"") + data)[-TAIL_BYTES:]
-                self._each_sink(lambda sink: sink.output(now, task, data))
+                self._each_sink(lambda sink: sink.output(at, task, data))
             case wire.TaskEvent(task, _, _, kind, details) if said := flaw(kind, details):
                 warning = {"level": "warning", "message": f"{said} was dropped"}
-                self._happened(Event(now, "note", attempt, task, host, warning))
+                self._happened(Event(at, "note", attempt, task, host, warning))
             case wire.TaskEvent(task, _, _, kind, details):
                 tail = {"log_tail": self._tail(task)} if kind == "failure" else {}
-                self._happened(Event(now, kind, attempt, task, host, details), only_decide=tail)
+                self._happened(Event(at, kind, attempt, task, host, details), only_decide=tail)
             case wire.TaskUsage(task, _, memory_bytes, cpu_s):
-                self._happened(Event(now, "usage", attempt, task, host, {"memory_bytes": memory_bytes, "cpu_s": cpu_s}))
+                self._happened(Event(at, "usage", attempt, task, host, {"memory_bytes": memory_bytes, "cpu_s": cpu_s}))
             case wire.TaskStarted(task, _, _, pid):
-                self._happened(Event(now, "task_started", attempt, task, host, {"pid": pid}))
+                self._happened(Event(at, "task_started", attempt, task, host, {"pid": pid}))
             case wire.TaskExited(task, _, _, exit_code, number, text):
                 name = None if number is None else _signal_name(number)
                 known = len(self.state.failures)
                 event = Event(
-                    now, "task_exited", attempt, task, host, {"exit_code": exit_code, "signal": name, "message": text}
+                    at, "task_exited", attempt, task, host, {"exit_code": exit_code, "signal": name, "message": text}
                 )
                 actions = self._step(event, {"log_tail": self._tail(task)})
                 expected = len(self.state.failures) == known and self.state.tasks[task].failure is None
                 self._show(replace(event, data={**event.data, "expected": expected}))
                 self._carry_out(actions)
             case wire.TaskCleared(task, _):
-                self._happened(Event(now, "task_cleared", attempt, task, host))
+                self._happened(Event(at, "task_cleared", attempt, task, host))
 
     def _tail(self, task: str) -> list[str]:
         text = self._tails.get(task, b"").decode(errors="replace").replace("\r", "\n")
@@ -209,7 +196,7 @@ class Loop:
     def _tell(
         self, kind: str, task: str | None = None, host: str | None = None, data: Mapping[str, Any] | None = None
     ) -> None:
-        self._show(Event(time.time(), kind, self.state.attempt, task, host, data or {}))
+        self._show(Event(now(), kind, self.state.attempt, task, host, data or {}))
 
     def _show(self, event: Event) -> None:
         self._tally.event(event)

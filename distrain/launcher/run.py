@@ -10,24 +10,25 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from distrain.errors import UsageError
-from distrain.job.cluster import Host, hosts_of, place
+from distrain.job.cluster import Host, hosts_of
+from distrain.job.cluster import place as place_tasks
 from distrain.job.dump import to_yaml
 from distrain.job.plan import HostFacts, Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
 from distrain.launcher.bundle import open_bundle
 from distrain.launcher.code import collect
+from distrain.launcher.events import now
 from distrain.launcher.loop import Loop
+from distrain.launcher.outset import Outset, Place, place_of, settled
 from distrain.launcher.rundir import RunDir
-from distrain.launcher.session import Base
 from distrain.launcher.sinks import open_sinks
+from distrain.launcher.transports import python_on
 
 
 @dataclass(frozen=True)
@@ -60,24 +61,21 @@ def run_job(
         UsageError: the run directory cannot be made, there is no current folder, or the user's code cannot travel.
             What happens later is in the result.
     """
-    base = _base(job, job_file, runs_dir)
+    job = settled(job)
+    place, code = place_of(job, job_file), None
+    if place.root is not None:
+        code = collect(Path(place.root), skip=(Path(os.path.realpath(runs_dir)),))
     with _caught_signals(then_ignored=then_exit) as signals, _stream(to_stderr=to_stderr) as stream:
-        began = time.time()
+        began = now()
         rundir = RunDir.create(runs_dir, job.name, now=began)
         rundir.write_job(to_yaml(job))
         if job.program is not None:
-            rundir.make_output()
+            placements = place_tasks(job)
+            chief = min(placements, key=lambda placement: placement.task).host
+            others = {p.host.name for p in placements if p.host.transport == "local" and p.host != chief}
+            rundir.make_outputs(others)
         sinks = open_sinks(rundir, plain=plain, stream=stream)
-        loop = Loop(
-            job,
-            rundir,
-            sinks,
-            open_bundle(),
-            signals,
-            python=python,
-            base=base,
-            began=began,
-        )
+        loop = Loop(Outset(job, rundir, open_bundle(), python, place, code), sinks, signals, began=began)
         try:
             summary = loop.run()
         finally:
@@ -90,10 +88,11 @@ def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
     """The plan of a run, with placeholders for what only the hosts can tell.
 
     Raises:
-        UsageError: there is no current folder.
+        UsageError: there is no current folder, or the user's code cannot travel.
     """
-    cwd = _current_folder()
-    placements = place(job)
+    job = settled(job)
+    place = place_of(job, job_file)
+    placements = place_tasks(job)
     run = f"{job.name}-dry-run"
     return make_plan(
         job,
@@ -101,74 +100,25 @@ def dry_run_plan(job: JobSpec, *, job_file: Path | None = None) -> Plan:
         placeholder_addresses(job, placements),
         run=run,
         attempt=1,
-        facts={host.name: _placeholder_facts(job, host, run, cwd, job_file) for host in hosts_of(job)},
+        facts={host.name: _placeholder_facts(job, host, run, place) for host in hosts_of(job)},
     )
 
 
-def _placeholder_facts(job: JobSpec, host: Host, run: str, cwd: str, job_file: Path | None) -> HostFacts:
-    if host.transport == "local":
-        return HostFacts(
-            python=host.python or sys.executable,
-            cwd=cwd,
-            run_dir=f"runs/{run}",
-            output_dir=f"runs/{run}/output",
-            import_paths=_import_paths(cwd, job_file),
-            cores=len(os.sched_getaffinity(0)),
-            gpus=0,
-        )
-    folder = f"<the run's folder on {host.name}>"
-    travels = job.program is None or job.code_folder is not None
+def _placeholder_facts(job: JobSpec, host: Host, run: str, place: Place) -> HostFacts:
+    local = host.transport == "local"
+    folder = "" if local else f"<the run's folder on {host.name}>"
+    run_dir = f"runs/{run}" if local else f"{folder}/run"
+    if not local and (job.program is None or place.root is not None):
+        place = place.in_copy(f"{folder}/code")
     return HostFacts(
-        python=host.python or "python3",
-        cwd=f"{folder}/code" if travels else cwd,
-        run_dir=f"{folder}/run",
-        output_dir=f"{folder}/run/output",
-        import_paths=(f"{folder}/code",),
-        cores=1,
+        python=python_on(host),
+        cwd=place.cwd,
+        run_dir=run_dir,
+        output_dir=f"{run_dir}/output",
+        import_paths=place.import_paths,
+        cores=len(os.sched_getaffinity(0)) if local else 1,
         gpus=0,
     )
-
-
-def _base(job: JobSpec, job_file: Path | None, runs_dir: Path) -> Base:
-    """Where the user stands, and the code that travels from there, if any host needs it.
-
-    Raises:
-        UsageError: there is no current folder, or its files cannot travel as they are.
-    """
-    cwd = _current_folder()
-    import_paths = _import_paths(cwd, job_file)
-    folder = job.code_folder
-    if folder is None or all(host.transport == "local" for host in hosts_of(job)):
-        return Base(cwd, import_paths)
-    root = Path(os.path.realpath(folder))
-    if job.program is not None and not Path(os.path.realpath(cwd)).is_relative_to(root):
-        raise UsageError(
-            f"code: {folder} does not hold the current folder, in which the program is to start; "
-            "start distrain in that folder, or leave code out"
-        )
-    code = collect(root, skip=(Path(os.path.realpath(runs_dir)),))
-    return Base(os.path.realpath(cwd), tuple(map(os.path.realpath, import_paths)), str(root), code)
-
-
-def _current_folder() -> str:
-    """Where the user stands, and the tasks will.
-
-    Raises:
-        UsageError: that folder has been deleted, or may not be looked at.
-    """
-    try:
-        return os.getcwd()
-    except OSError as error:
-        raise UsageError(
-            f"the current folder cannot be used: {error.strerror} (has it been deleted?); "
-            "change into another and run again"
-        ) from error
-
-
-def _import_paths(cwd: str, job_file: Path | None) -> tuple[str, ...]:
-    """Where `package.module:function` is looked for: where the user stands, then beside the job file."""
-    places = [cwd, *([str(job_file.resolve().parent)] if job_file else [])]
-    return tuple(dict.fromkeys(places))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,9 +100,13 @@ class RunDir:
     def log_file(self, task: str) -> Path:
         return self.path / log_name(task)
 
-    def make_output(self) -> None:
-        """Make the folder for what programs write."""
-        (self.path / "output").mkdir(mode=0o700, exist_ok=True)
+    def make_outputs(self, hosts: Iterable[str]) -> None:
+        """Make the folders for what programs write: the chief's, and those of `hosts`, which write here themselves."""
+        for folder in ("output", *(f"from/{host}/output" for host in hosts)):
+            made = self.path
+            for part in folder.split("/"):
+                made /= part
+                made.mkdir(mode=0o700, exist_ok=True)
 
     def write_job(self, text: str) -> None:
         """Raises DistrainError, as the two below, when the file cannot be written; then the old one still stands."""

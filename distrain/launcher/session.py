@@ -6,81 +6,64 @@ is a host to talk to at all, are `hosts`'s.
 
 from __future__ import annotations
 
-import os
+import math
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distrain import wire
+from distrain.contact import Contact
 from distrain.errors import HostError
 from distrain.job.cluster import Host, Task
 from distrain.job.dialects import preload_environment
 from distrain.job.plan import HostFacts
-from distrain.job.spec import JobSpec
-from distrain.launcher.bundle import Bundle
-from distrain.launcher.code import Code
-from distrain.launcher.events import Event
+from distrain.launcher.events import Event, now
 from distrain.launcher.incoming import Incoming
 from distrain.launcher.link import AgentLink
+from distrain.launcher.outset import Outset
 from distrain.launcher.reach import Offer
-from distrain.launcher.transports import open_transport
+from distrain.launcher.transports import open_transport, python_on
 
-_CODE_PART_BYTES = 1 << 20
+_CODE_PART_BYTES = 1 << 18
 _PINGS_PER_TIMEOUT = 4
-
-
-@dataclass(frozen=True)
-class Base:
-    """Where the user stands, on this machine: what tasks here work in, and what tasks elsewhere get a copy of.
-
-    `code_root` is the folder whose files are `code`, None where nothing travels.
-    """
-
-    cwd: str
-    import_paths: tuple[str, ...]
-    code_root: str | None = None
-    code: Code | None = None
+_TOLD_EVERY_S = 5.0
 
 
 class Session:
-    """The host `host`, on which `addressed` tasks want ports. `token` is said to whoever tries those.
+    """The host `host` of the run that `outset` begins, on which `addressed` tasks want ports.
+
+    `token` is said to whoever tries those; "": nobody will. `of_chief`: the chief is there, which fills the run
+    directory; what other hosts leave comes below `from/<host>`.
 
     Raises:
         HostError: the connection cannot be started at all.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        job: JobSpec,
-        base: Base,
-        bundle: Bundle,
-        incoming: Incoming,
-        *,
-        run: str,
-        run_dir: str,
-        python: str,
-        addressed: tuple[Task, ...],
-        token: str,
-    ) -> None:
+    def __init__(self, host: Host, outset: Outset, *, of_chief: bool, addressed: tuple[Task, ...], token: str) -> None:
         self.host = host
-        self.link = AgentLink(host.name, open_transport(host), bundle, python=python)
         self.welcome: wire.Welcome | None = None
         self.ports: tuple[int, ...] = ()
         self.versions: dict[str, str] = {}
         self.addressed = addressed
-        self._job = job
-        self._base = base
-        self._incoming = incoming
-        self._run = run
-        self._run_dir = run_dir
-        self._python = python
+        self._outset = outset
+        self._job = outset.job
         self._token = token
+        self._python = python_on(host, outset.python)
+        self._from = "" if of_chief else f"from/{host.name}"
+        checkpoints = outset.job.checkpoint if outset.job.program is None and of_chief else None
+        self._incoming = Incoming(outset.rundir.path, prefix=self._from, keep=checkpoints.keep if checkpoints else None)
         self._folder: str | None = None
+        self._received_bytes = 0
+        self._part_at = self._told_at = -math.inf
+        self._unsent: deque[memoryview] = deque()
         self._awaited: set[type[wire.Message]] = set()
-        self._heard_at = self._pinged_at = time.monotonic()
+        self._contact: Contact | None = None
+        self._heard_at = 0.0
+        self._pinged_at = time.monotonic()
         self._pings = 0
+        self.link = AgentLink(host.name, open_transport(host), outset.bundle, python=self._python)
 
     @property
     def is_local(self) -> bool:
@@ -95,19 +78,17 @@ class Session:
             HostError: the host cannot be used.
             DistrainError: what it sends cannot be kept here.
         """
-        now = time.time()
         match message:
             case wire.Welcome():
                 self.welcome = message
                 yield self._event(
-                    now,
                     "host_opened",
                     hostname=message.hostname,
                     cores=message.cores,
                     memory_bytes=message.memory_bytes,
                     python=message.python,
                 )
-                self._open(message)
+                self._open()
             case wire.CodeWanted():
                 self._send_code()
             case wire.RunOpened(folder, error):
@@ -122,41 +103,63 @@ class Session:
                 self.ports = ports
                 self._check_ports()
             case wire.FilePart():
+                yield from self._transfer_told(len(message.data))
                 path = self._incoming.take(message)
                 if path is not None:
-                    yield self._event(now, "file_received", path=path)
+                    yield self._event("file_received", path=path)
             case wire.AgentEnding(reason):
                 message_text = f"{self.host.name}: {reason}, and everything on {self.host.name} with it"
-                yield self._event(now, "host_ending", message=message_text)
+                yield self._event("host_ending", message=message_text)
             case wire.AgentNote(level, text):
-                yield self._event(now, "agent_note", level=level, message=text)
+                yield self._event("agent_note", level=level, message=text)
         if type(message) in self._awaited:
             self._awaited.discard(type(message))
             if not self._awaited:
-                yield self._event(now, "host_prepared")
+                yield self._event("host_prepared")
 
-    def _event(self, now: float, kind: str, **data: Any) -> Event:
-        return Event(now, kind, host=self.host.name, data=data)
+    def _transfer_told(self, size_bytes: int) -> Iterator[Event]:
+        """A note now and then while files take long to arrive."""
+        at = time.monotonic()
+        if at - self._part_at > _TOLD_EVERY_S:
+            self._received_bytes, self._told_at = 0, at
+        self._part_at = at
+        self._received_bytes += size_bytes
+        if at - self._told_at > _TOLD_EVERY_S:
+            self._told_at = at
+            message = f"files are arriving, {self._received_bytes >> 20:,} MiB until now"
+            yield self._event("note", level="info", message=message)
+
+    def _event(self, kind: str, **data: Any) -> Event:
+        return Event(now(), kind, host=self.host.name, data=data)
 
     # ---- preparing
 
-    def _open(self, welcome: wire.Welcome) -> None:
+    def _open(self) -> None:
         if self.is_local:
             self._prepare()
             return
-        code = self._base.code
-        contact_s = self._job.cluster.contact_timeout_s
-        order = wire.OpenRun(self._run, contact_s, *((code.digest, len(code.data)) if code else ()))
+        self._contact = Contact(self._job.cluster.contact_timeout_s)
+        code = self._outset.code
+        order = wire.OpenRun(
+            self._outset.rundir.name,
+            self._job.cluster.contact_timeout_s,
+            *((code.digest, len(code.data)) if code else ()),
+        )
         self._ask(order, wire.RunOpened)
 
     def _send_code(self) -> None:
-        assert self._base.code is not None
-        data = memoryview(self._base.code.data)
-        for start in range(0, len(data), _CODE_PART_BYTES):
-            self.link.send(wire.CodePart(bytes(data[start : start + _CODE_PART_BYTES])))
+        assert self._outset.code is not None
+        data = memoryview(self._outset.code.data)
+        self._unsent.extend(data[start : start + _CODE_PART_BYTES] for start in range(0, len(data), _CODE_PART_BYTES))
+        self.send_more()
+
+    def send_more(self) -> None:
+        """More of the code, if the connection has room: what is said meanwhile must not wait behind all of it."""
+        while self._unsent and self.link.is_low:
+            self.link.send(wire.CodePart(bytes(self._unsent.popleft())))
 
     def _prepare(self) -> None:
-        if self._job.warm and self._job.program is None:
+        if self._job.starts_warm:
             paths = self.facts().import_paths
             self.link.send(wire.Preload(self._python, preload_environment(self._job), paths))
         if not self.is_local and self._job.program is None:
@@ -190,33 +193,34 @@ class Session:
 
     # ---- contact
 
-    def heard(self) -> None:
-        """Something has arrived; or nothing could have, since nobody listened."""
-        self._heard_at = time.monotonic()
-
     def keep_contact(self) -> None:
         """Say that we are here, when it is time to.
 
         Raises:
             HostError: nothing has been heard for too long.
         """
-        if self.is_local or self.welcome is None:
+        if self._contact is None:
             return
-        now = time.monotonic()
-        timeout_s = self._job.cluster.contact_timeout_s
-        if now - self._heard_at >= timeout_s:
+        if self.link.heard_at != self._heard_at:
+            self._heard_at = self.link.heard_at
+            self._contact.heard()
+        elif self._contact.due <= time.monotonic() and self._contact.look():
             raise HostError(
-                f"{self.host.name}: nothing has been heard from it for {timeout_s:g} s; the network is cut or the host "
-                "is frozen; what runs there ends by itself as soon as it notices the same"
+                f"{self.host.name}: nothing has been heard from it for {self._contact.timeout_s:g} s; the network is "
+                "cut or the host is frozen; what runs there ends by itself as soon as it notices the same"
             )
-        if now - self._pinged_at >= timeout_s / _PINGS_PER_TIMEOUT:
-            self._pinged_at = now
+        if time.monotonic() - self._pinged_at >= self._contact.timeout_s / _PINGS_PER_TIMEOUT:
+            self._pinged_at = time.monotonic()
             self._pings += 1
             self.link.send(wire.Ping(self._pings))
 
-    def close(self, timeout_s: float = 0.0) -> None:
-        """End the connection, waiting at most so long until nothing is left on the host."""
-        self.link.close(timeout_s)
+    def close(self) -> None:
+        """End the connection, without a wait; the agent, if it is there, ends what it had."""
+        self.link.close()
+        self.forget_halves()
+
+    def forget_halves(self) -> None:
+        """Nothing more arrives: what has arrived in part goes."""
         self._incoming.abandon()
 
     # ---- what the plan must know
@@ -225,37 +229,22 @@ class Session:
         """How the other hosts may reach this one."""
         assert self.welcome is not None
         given = (self.host.address,) if self.host.address is not None else ()
-        return Offer(self.host.name, given or self.welcome.addresses, self.ports, self._token, bool(given))
+        return Offer(self.host.name, given or self.welcome.addresses, self.ports, self._token, given=bool(given))
 
     def facts(self) -> HostFacts:
         """Where and with what tasks run here."""
         assert self.welcome is not None
-        base = self._base
-        cwd, import_paths, run_dir = base.cwd, base.import_paths, self._run_dir
+        place, run_dir = self._outset.place, str(Path(self._outset.rundir.path, self._from))
         if self._folder is not None:
             run_dir = f"{self._folder}/run"
-            if self._job.program is None or base.code_root is not None:
-                cwd, import_paths = _copied(base, f"{self._folder}/code")
+            if self._job.program is None or place.root is not None:
+                place = place.in_copy(f"{self._folder}/code")
         return HostFacts(
             python=self._python,
-            cwd=cwd,
+            cwd=place.cwd,
             run_dir=run_dir,
             output_dir=f"{run_dir}/output",
-            import_paths=import_paths,
+            import_paths=place.import_paths,
             cores=self.welcome.cores,
             gpus=self.welcome.gpus,
         )
-
-
-def _copied(base: Base, folder: str) -> tuple[str, tuple[str, ...]]:
-    """The user's place and import paths in `folder`, a copy of `base.code_root`; those outside of it are left out."""
-    if base.code_root is None:
-        return folder, ()
-
-    def there(path: str) -> str | None:
-        relative = os.path.relpath(path, base.code_root)
-        outside = relative == os.pardir or relative.startswith(os.pardir + os.sep)
-        return None if outside else os.path.normpath(os.path.join(folder, relative))
-
-    paths = dict.fromkeys(filter(None, (*map(there, base.import_paths), folder)))
-    return there(base.cwd) or folder, tuple(paths)

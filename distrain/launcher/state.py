@@ -63,6 +63,10 @@ class TaskState:
     failure: Mapping[str, Any] | None = None
     """What the task said of its own failure, before it exited."""
 
+    @property
+    def is_evaluator(self) -> bool:
+        return self.name.startswith("evaluator:")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -109,6 +113,7 @@ class State:
     failures: tuple[Failure, ...] = ()
     failure_told: bool = False
     stopped_by: int | None = None
+    at_once: bool = False
     overdue_told: float = 0.0
     deadline: float | None = None
     """When the last word asked of the tasks (to finish, to stop) must have been heeded."""
@@ -138,8 +143,16 @@ class State:
 
     @property
     def _one_answers(self) -> bool:
-        """Whether the chief is the one program that ends by itself: its exit code is then the run's."""
-        return all(task.serves != (task.name == self.chief) and not task.speaks for task in self.tasks.values())
+        """Whether the chief is the one program of a ParameterServer cluster that ends by itself: its exit code is then
+        the run's.
+        """
+        others = [task for task in self.tasks.values() if task.name != self.chief]
+        chief = self.tasks[self.chief]
+        return not chief.speaks and not chief.serves and all(task.serves for task in others) and self._has_servers
+
+    @property
+    def _has_servers(self) -> bool:
+        return any(name.startswith("ps:") for name in self.tasks)
 
 
 # ---- actions

@@ -69,6 +69,8 @@ def _host_prepared(state: State, event: Event) -> Decision:
     state = replace(state, hosts_prepared=state.hosts_prepared | {event.host})
     if state.phase is not Phase.OPENING or state.hosts_prepared != state.hosts:
         return _on_host(state, event.host, doing="waiting for the other hosts"), ()
+    if state.failures:
+        return state, ()
     if len(state.hosts) == 1:
         return _start(state)
     return _on_host(state, None, doing="waiting for its host to reach the others"), (ConnectHosts(),)
@@ -92,6 +94,9 @@ def _on_host(state: State, host: str | None, **changes: Any) -> State:
 
 def _host_lost(state: State, event: Event) -> Decision:
     """The connection to a host is gone; its agent ends what it had. Nothing more will be heard of its tasks."""
+    here = [task for task in state.tasks.values() if task.host == event.host]
+    if here and all(task.cleared for task in here) and not state.failures:
+        return state, ()  # all that it had to do is done
     return _host_ending(_on_host(state, event.host, exited=True, cleared=True), event)
 
 
@@ -171,6 +176,8 @@ def _task_exited(state: State, event: Event) -> Decision:
         return state, ()
     if state.phase is Phase.FINISHING and (exit_code == 0 or before.serves or before.done):
         return state, ()
+    if exit_code == 0 and before.is_evaluator:
+        return _changed(state, event, done=True), ()
     if exit_code == 0 and not before.speaks and not before.serves:
         state = _changed(state, event, done=True)
         done = all(task.done for task in state.tasks.values() if not task.serves)
@@ -251,6 +258,7 @@ def _signal(state: State, event: Event) -> Decision:
             reason += "; press Ctrl-C again to stop at once"
     else:
         grace_s, reason = 0.0, "stopping at once"
+        state = replace(state, at_once=True)
     stopped_by = state.stopped_by if state.stopped_by is not None or state.failure_told else number
     opening = state.phase is Phase.OPENING
     state = replace(state, phase=Phase.STOPPING, stopped_by=stopped_by, deadline=event.time + grace_s)
@@ -272,15 +280,28 @@ def _tick(state: State, event: Event) -> Decision:
         return state, (Tell("stopping", data={"reason": reason, "grace_s": grace_s}), Stop(grace_s=grace_s))
     if state.phase is Phase.STOPPING and state.deadline is not None and now >= state.deadline + 5.0:
         # The agents should have killed everything by now; a closed connection makes them, or their guards, do it.
-        return replace(_on_host(state, None, exited=True, cleared=True), deadline=None), (Abandon(),)
+        unheard = [task for task in state.tasks.values() if not task.cleared and not task.serves]
+        state = replace(_on_host(state, None, exited=True, cleared=True), deadline=None)
+        if unheard and state.stopped_by is None and not state.failures:
+            first = unheard[0]
+            message = f"nothing more was heard of what {first.name} leaves; it may be incomplete"
+            state = _fail(state, Failure(now, first.name, first.host, state.attempt, "host", message))[0]
+        return state, (Abandon(),)
     return state, ()
 
 
 def _receiving(state: State, event: Event) -> Decision:
-    """Files arrive that tasks have left: an end that moves on is not cut short."""
-    if state.deadline is None:
+    """Files arrive that tasks have left: an end that moves on is not cut short, unless somebody insists."""
+    if state.deadline is None or state.at_once:
         return state, ()
     return replace(state, deadline=max(state.deadline, event.time + state.policy.receiving_s)), ()
+
+
+def _file_lost(state: State, event: Event) -> Decision:
+    """A checkpoint is written again, and the run goes on without this one. What is left of anything else is a loss."""
+    if str(event.data["path"]).startswith("checkpoints/"):
+        return state, ()
+    return _fail(state, Failure(event.time, None, event.host, state.attempt, "file", str(event.data["message"])))
 
 
 def _overdue(state: State, now: float) -> Decision:
@@ -291,8 +312,11 @@ def _overdue(state: State, now: float) -> Decision:
         # Who waits for others is not what they all wait for.
         first = next((task for task in missing if task.doing != "connecting"), missing[0])
         message = f"not ready after {state.policy.start_timeout_s:g} s: waiting for {what}"
-        failure = Failure(now, first.name, first.host, state.attempt, "start_timeout", message)
-        return _fail(state, failure)
+        if state.phase is Phase.OPENING:
+            first = next((task for task in missing if task.host not in state.hosts_prepared), first)
+            message = f"{first.host}: {message}; `distrain doctor --workers {first.host}` may tell why"
+            return _fail(state, Failure(now, None, first.host, state.attempt, "host", message))
+        return _fail(state, Failure(now, first.name, first.host, state.attempt, "start_timeout", message))
     if now - state.overdue_told < state.policy.overdue_s:
         return state, ()
     message = f"waiting for {what} ({now - state.began:.0f} s after the start)"
@@ -335,6 +359,7 @@ _HANDLERS = {
     "task_cleared": _task_cleared,
     "tried": _tried,
     "receiving": _receiving,
+    "file_lost": _file_lost,
     "signal": _signal,
     "tick": _tick,
 }

@@ -21,19 +21,13 @@ from distrain.job.cluster import Host, needs_address, place
 from distrain.job.spec import JobSpec
 from distrain.launcher.bundle import open_bundle
 from distrain.launcher.doctor import Findings, Seen
-from distrain.launcher.hosts import OPENING_AT_ONCE
-from distrain.launcher.link import AgentLink
+from distrain.launcher.hosts import FAREWELL_S, OPENING_AT_ONCE
+from distrain.launcher.link import AgentLink, close_all
 from distrain.launcher.reach import PROBE_TIMEOUT_S, Offer, Reach, judge, targets
-from distrain.launcher.transports import open_transport
+from distrain.launcher.transports import open_transport, python_on
 
 _ANSWER_TIMEOUT_S = 60.0
 _CONTACT_TIMEOUT_S = 300.0
-_FAREWELL_S = 5.0
-
-
-def _python_on(host: Host) -> str:
-    """The interpreter that tasks get there."""
-    return host.python or (sys.executable if host.transport == "local" else "python3")
 
 
 @dataclass
@@ -52,16 +46,20 @@ class _Visit:
     def is_waiting(self) -> bool:
         return self.link is not None and (self.link.welcome is None or bool(self.awaited))
 
+    def expect(self, *answers: type[wire.Message], within_s: float = _ANSWER_TIMEOUT_S) -> None:
+        self.awaited = set(answers)
+        self.deadline = time.monotonic() + within_s
+
 
 def survey(hosts: Sequence[Host], job: JobSpec | None) -> Findings:
     """Opens every host, side by side, and asks. What goes wrong with one is in its `trouble`."""
     wanted = _ports_wanted(job)
-    visits = [_Visit(Seen(host, _python_on(host), max(1, wanted[host.name])), secrets.token_hex(16)) for host in hosts]
+    visits = [_Visit(Seen(host, python_on(host), max(1, wanted[host.name])), secrets.token_hex(16)) for host in hosts]
     try:
         _ask_all(visits, job.cluster.ports if job else ())
         reach = _try_each_other(visits)
     finally:
-        _leave(visits)
+        close_all([visit.link for visit in visits if visit.link is not None], FAREWELL_S)
     return Findings(tuple(visit.seen for visit in visits), _versions_here(), reach)
 
 
@@ -106,29 +104,37 @@ def _take(visit: _Visit, message: wire.Message, ports: tuple[int, ...]) -> None:
     match message:
         case wire.Welcome():
             visit.seen = replace(seen, welcome=message)
-            visit.deadline = time.monotonic() + _ANSWER_TIMEOUT_S
-            visit.pinged = time.monotonic()
-            visit.link.send(wire.Ping(1))
-            visit.awaited = {wire.Pong, wire.Examined, wire.PortsReserved}
-            if seen.host.transport != "local":
+            if seen.host.transport == "local":
+                _question(visit, ports)
+            else:
+                visit.expect(wire.RunOpened)
                 visit.link.send(wire.OpenRun("doctor", _CONTACT_TIMEOUT_S))
-                visit.awaited.add(wire.RunOpened)
-            visit.link.send(wire.Examine(seen.python))
-            visit.link.send(wire.ReservePorts(seen.ports_wanted, ports, visit.token))
         case wire.Pong():
             visit.seen = replace(seen, round_trip_s=time.monotonic() - visit.pinged)
         case wire.RunOpened(_, error) if error is not None:
             _give_up(visit, f"{seen.host.name}: {error}")
+        case wire.RunOpened():
+            _question(visit, ports)
         case wire.Examined():
             # The answer has been under way for half of what a ping takes, about.
             ahead_s = message.time + (seen.round_trip_s or 0.0) / 2 - now
             visit.seen = replace(seen, examined=message, clock_ahead_s=ahead_s)
         case wire.PortsReserved(found):
             visit.seen = replace(seen, ports=found)
-        case wire.Probed(results):
+        case wire.Probed(results=results):
             visit.reached = results
         case wire.AgentEnding(reason):
             _give_up(visit, f"{seen.host.name}: {reason}")
+
+
+def _question(visit: _Visit, ports: tuple[int, ...]) -> None:
+    """Ask all that is asked of one host alone."""
+    assert visit.link is not None
+    visit.expect(wire.Pong, wire.Examined, wire.PortsReserved)
+    visit.pinged = time.monotonic()
+    visit.link.send(wire.Ping(1))
+    visit.link.send(wire.Examine(visit.seen.python))
+    visit.link.send(wire.ReservePorts(visit.seen.ports_wanted, ports, visit.token))
 
 
 def _try_each_other(visits: Sequence[_Visit]) -> Reach | None:
@@ -137,11 +143,10 @@ def _try_each_other(visits: Sequence[_Visit]) -> Reach | None:
     if len(visits) < 2 or not there:
         return None
     offers = [_offer(visit) for visit in there]
-    order = wire.Probe(tuple(target.to_wire() for target in targets(offers)), PROBE_TIMEOUT_S)
+    order = wire.Probe(0, tuple(target.to_wire() for target in targets(offers)), PROBE_TIMEOUT_S)
     for visit in there:
         assert visit.link is not None
-        visit.awaited = {wire.Probed}
-        visit.deadline = time.monotonic() + PROBE_TIMEOUT_S + _ANSWER_TIMEOUT_S
+        visit.expect(wire.Probed, within_s=PROBE_TIMEOUT_S + _ANSWER_TIMEOUT_S)
         visit.link.send(order)
     while any(visit.is_waiting for visit in there):
         for visit, message in _hear(there):
@@ -175,8 +180,6 @@ def _hear(visits: Sequence[_Visit]) -> Iterator[tuple[_Visit, wire.Message]]:
                     yield visit, message
         except HostError as error:
             _give_up(visit, str(error))
-        except wire.WireError as error:
-            _give_up(visit, f"{name}: what it sent could not be read: {error}")
         if visit.link is not None and visit.awaited and time.monotonic() > visit.deadline:
             missing = " and ".join(sorted(message.__name__ for message in visit.awaited))
             _give_up(visit, f"{name}: no answer within {_ANSWER_TIMEOUT_S:g} s ({missing}); is it overloaded?")
@@ -188,14 +191,3 @@ def _give_up(visit: _Visit, trouble: str) -> None:
     if visit.link is not None:
         visit.link.close()
         visit.link = None
-
-
-def _leave(visits: Sequence[_Visit]) -> None:
-    """Every agent ends, and with it what it made there."""
-    links = [visit.link for visit in visits if visit.link is not None]
-    for link in links:
-        link.send(wire.Goodbye())
-        link.hang_up()
-    deadline = time.monotonic() + _FAREWELL_S
-    for link in links:
-        link.close(timeout_s=max(0.1, deadline - time.monotonic()))

@@ -47,8 +47,9 @@ def reserve(host: Host, count: int, token: str = TOKEN) -> tuple[int, ...]:
 
 def probe(host: Host, *targets: tuple[str, int, str], timeout_s: float = 5.0) -> tuple[str | None, ...]:
     answered = len(host.all(Probed))
-    host.link.send(Probe(targets, timeout_s))
+    host.link.send(Probe(answered, targets, timeout_s))
     host.until(lambda: len(host.all(Probed)) > answered, "the results")
+    assert host.all(Probed)[-1].number == answered
     return host.all(Probed)[-1].results
 
 
@@ -141,7 +142,7 @@ def test_hundreds_at_once(open_host: Callable[..., Host]) -> None:
 
 
 def test_the_agent_answers_meanwhile(host: Host, sockets: contextlib.ExitStack) -> None:
-    host.link.send(Probe((("127.0.0.1", listener(sockets), TOKEN),), 2.0))
+    host.link.send(Probe(0, (("127.0.0.1", listener(sockets), TOKEN),), 2.0))
     host.link.send(Ping(1))
     host.wait_for(Pong)
     assert not host.all(Probed)

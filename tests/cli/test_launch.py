@@ -19,6 +19,7 @@ from distrain.cli import start as start_module
 from distrain.errors import DistrainError, JobError, UsageError
 from distrain.job.cluster import LOCAL, Host, hosts_of, place
 from distrain.job.spec import HostSpec, JobSpec, ProgramSpec
+from distrain.launcher import outset
 
 JOB = "{strategy: MultiWorkerMirrored, dataset: {batch_size: 12}, cluster: {workers: 2}}"
 PS = "{strategy: ParameterServer, cluster: {workers: 2}}"
@@ -379,16 +380,16 @@ def test_a_script_is_seen_from_where_the_user_stands(
     (folder / "link").symlink_to("sub")
     (folder / "-x.py").touch()
     monkeypatch.chdir(folder / stand)
-    settled = start_module.settled(program(script.format(folder), "--lr", code=code))
+    settled = outset.settled(program(script.format(folder), "--lr", code=code))
     assert settled.program == ProgramSpec((path, "--lr"))
 
 
 def test_a_script_of_this_machine_may_be_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder / "sub")
     job = program("../train.py", host="local")
-    assert start_module.settled(job) == job
+    assert outset.settled(job) == job
     command = program("./nothere")
-    assert start_module.settled(command) == command
+    assert outset.settled(command) == command
 
 
 @pytest.mark.parametrize(
@@ -405,7 +406,7 @@ def test_a_script_that_no_task_could_start_is_told(folder: Path, script: str, ho
     (folder / "folder.py").mkdir()
     (folder.parent / "outside.py").touch()
     with pytest.raises(UsageError) as caught:
-        start_module.settled(program(script, host=host))
+        outset.settled(program(script, host=host))
     assert str(caught.value) == said.format(folder)
 
 
@@ -413,7 +414,7 @@ def test_a_script_that_no_task_could_start_is_told(folder: Path, script: str, ho
 def test_an_unreadable_script_is_told(folder: Path) -> None:
     (folder / "train.py").chmod(0)
     with pytest.raises(UsageError, match=r"^train\.py cannot be read; check its permissions$"):
-        start_module.settled(program("train.py"))
+        outset.settled(program("train.py"))
 
 
 # ---- the command itself

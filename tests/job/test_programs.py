@@ -238,7 +238,9 @@ def test_roles_are_told_as_tensorflow_reads_them() -> None:
             "cluster": cluster,
             "task": {"type": task.task.role, "index": task.task.index},
         }
-    assert "TF_CONFIG" not in evaluator.env
+    told = json.loads(evaluator.env["TF_CONFIG"])
+    assert told["task"] == {"type": "evaluator", "index": 0}
+    assert told["cluster"].keys() == {"chief", "worker", "ps"}, "TensorFlow wants it beside the cluster, not in it"
     assert [task.env.get("RANK") for task in (chief, first, second, ps, evaluator)] == ["0", "1", "2", None, None]
     assert second.env["LOCAL_RANK"] == second.env["DISTRAIN_LOCAL_RANK"] == "2"
     assert {task.env["MASTER_PORT"] for task in (chief, first, second)} == {"20000"}
@@ -255,8 +257,10 @@ def test_a_program_of_one_task_is_told_of_a_cluster_of_one_but_by_tensorflow() -
     assert "TF_CONFIG" not in only.env
     assert only.address == "10.0.0.1:20000"
     assert (only.env["RANK"], only.env["WORLD_SIZE"], only.env["MASTER_PORT"]) == ("0", "1", "20000")
-    # Nor has a worker without peers a cluster because somebody evaluates beside it.
-    assert not any("TF_CONFIG" in task.env for task in plan("{program: [x], cluster: {evaluators: 1}}").tasks)
+    # Nor has a worker without peers a cluster because somebody evaluates beside it, who is told what it is.
+    worker, evaluator = plan("{program: [x], cluster: {evaluators: 1}}").tasks
+    assert "TF_CONFIG" not in worker.env
+    assert json.loads(evaluator.env["TF_CONFIG"])["task"]["type"] == "evaluator"
 
 
 def test_the_jobs_environment_overrules_dialects() -> None:

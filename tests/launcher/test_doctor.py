@@ -18,7 +18,7 @@ from distrain.job.spec import ClusterSpec, HostSpec, JobSpec, ProgramSpec, Strat
 from distrain.launcher.doctor import Advice, Findings, Seen, advise
 from distrain.launcher.reach import Reach
 from distrain.launcher.survey import survey
-from distrain.wire import Examined, Welcome
+from distrain.wire import PROTOCOL, Decoder, Examined, OpenRun, Welcome, encode
 
 VERSIONS = {"python": "3.11.7", "tensorflow": "2.21.0", "keras": "3.15.1"}
 WELCOME = Welcome(1, "h", 1, "3.11.7", cores=4, memory_bytes=1 << 34, gpus=0, addresses=("10.0.0.1",))
@@ -163,6 +163,7 @@ host=$2
 shift 2
 case $host in
     off*) echo "ssh: connect to host $host port 22: No route to host" >&2; exit 255 ;;
+    heard*) cd "$FAKE_HOMES"; cat said; head -c "$(cat bytes)" >heard; exit ;;
 esac
 export HOME="$FAKE_HOMES/$host" XDG_CACHE_HOME="$FAKE_HOMES/$host/cache"
 mkdir -p "$HOME"
@@ -206,6 +207,17 @@ def test_several_hosts_at_once_one_of_which_is_off(far: Path) -> None:
     assert findings.reach == Reach({"a": "127.0.0.1", "b": "127.0.0.1"}, {})
     assert [each.host for each in advise(findings, None)] == ["off7"]
     assert [path for path in far.glob("*/cache/distrain/runs/*") if not path.name.startswith(".")] == []
+
+
+@pytest.mark.processes
+def test_the_first_that_an_agent_hears_is_that_a_run_opens(far: Path) -> None:
+    """It says for how long the launcher may be silent."""
+    expected = OpenRun("doctor", 300.0)
+    (far / "said").write_bytes(f"distrain-agent {PROTOCOL} have\n".encode() + encode(WELCOME))
+    (far / "bytes").write_text(str(len(encode(expected))))
+    (seen,) = survey((Host("heard", "ssh"),), None).hosts
+    assert seen.trouble is not None
+    assert list(Decoder().feed((far / "heard").read_bytes())) == [expected]
 
 
 @pytest.mark.processes

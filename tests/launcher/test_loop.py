@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,8 +10,8 @@ from distrain.job.spec import JobSpec
 from distrain.launcher.bundle import open_bundle
 from distrain.launcher.events import Event
 from distrain.launcher.loop import Loop
+from distrain.launcher.outset import Outset, Place
 from distrain.launcher.rundir import RunDir
-from distrain.launcher.session import Base
 
 
 class Ledger:
@@ -38,9 +37,9 @@ class Broken(Ledger):
 
 def test_a_defect_in_one_sink_is_shown_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken, ledger = Broken(), Ledger()
-    arguments: dict[str, Any] = {"python": "python3", "base": Base("/", ()), "began": 0.0}
     rundir = RunDir.create(tmp_path, "job", now=0.0)
-    loop = Loop(JobSpec("job"), rundir, (broken, ledger), open_bundle(), None, **arguments)
+    outset = Outset(JobSpec("job"), rundir, open_bundle(), "python3", Place("/", ()))
+    loop = Loop(outset, (broken, ledger), None, began=0.0)
     loop._tell("note", data={"message": "one"})
     loop._tell("note", data={"message": "two"})
     assert (broken.kinds, ledger.kinds) == (["note"], ["note", "note"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from histories import History
 
-from distrain.launcher.state import StartTasks, Stop, TaskState
+from distrain.launcher.state import Abandon, ConnectHosts, StartTasks, Stop, TaskState
 
 
 def three_hosts() -> History:
@@ -60,21 +62,87 @@ def test_a_host_that_is_late_is_named_as_overdue() -> None:
     assert "worker:1 on b: waiting for its host, worker:2 on c" in note.data["message"]
 
 
+def test_a_host_that_never_answers_ends_the_start() -> None:
+    history = three_hosts().at(1.0, "host_prepared", host="a").at(1.0, "host_prepared", host="c").at(900.0, "tick")
+    history.at(903.1, "tick")
+    assert history.over
+    assert history.state.exit_code == 3
+    assert history.state.first_failure is not None
+    assert history.state.first_failure.message.startswith("b: not ready after 900 s: waiting for worker:0 on a")
+
+
 def test_files_that_still_arrive_put_off_the_end() -> None:
-    history = three_hosts()
-    for host in "abc":
-        history.at(1.0, "host_prepared", host=host)
-    history.at(2.0, "hosts_connected")
-    for name in history.state.tasks:
-        history.at(2.0, "ready", name)
-    history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0)
+    history = finishing()
     before = history.state.deadline
     history.at(18.0, "receiving", host="a")
     assert before is not None
     assert history.state.deadline == 18.0 + history.state.policy.receiving_s > before
 
 
+def finishing() -> History:
+    history = three_hosts()
+    for host in "abc":
+        history.at(1.0, "host_prepared", host=host)
+    history.at(2.0, "hosts_connected")
+    for name in history.state.tasks:
+        history.at(2.0, "ready", name)
+    return history.at(9.0, "done", "worker:0").at(9.1, "task_exited", "worker:0", exit_code=0)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_files() -> None:
+    history = finishing().at(10.0, "signal", number=signal.SIGINT).at(11.0, "signal", number=signal.SIGINT)
+    for second in range(12, 17):
+        history.at(second, "receiving", host="a").at(second + 0.1, "tick")
+    assert any(isinstance(action, Abandon) for _, action in history.actions)
+    assert history.over
+
+
+def test_what_a_task_leaves_and_never_arrives_is_a_failure() -> None:
+    history = finishing()
+    for name in ("worker:1", "worker:2"):
+        history.at(9.4, "done", name).at(9.5, "task_exited", name, exit_code=0).at(9.6, "task_cleared", name)
+    for second in range(10, 40):
+        history.at(second, "tick")
+    assert history.over
+    assert (history.state.outcome, history.state.exit_code) == ("failed", 3)
+    assert history.state.first_failure is not None
+    assert "worker:0" in history.state.first_failure.message
+
+
+def test_a_checkpoint_that_cannot_be_kept_is_no_failure_and_a_model_is() -> None:
+    history = finishing().at(9.2, "file_lost", host="a", path="checkpoints/step-1", message="the disk is full")
+    assert history.state.failures == ()
+    history.at(9.3, "file_lost", host="a", path="model.keras", message="the disk is full")
+    assert (history.state.outcome, history.state.exit_code) == ("failed", 1)
+
+
+def test_a_host_that_has_done_all_it_had_to_may_go() -> None:
+    history = finishing().at(9.5, "task_exited", "worker:1", exit_code=0).at(9.6, "task_cleared", "worker:1")
+    history.at(9.7, "host_lost", host="b", message="b: gone")
+    assert history.state.failures == ()
+
+
+def test_hosts_are_not_connected_when_one_has_failed() -> None:
+    history = three_hosts().at(1.0, "host_ending", host="a", message="a: the guard was killed")
+    for host in "abc":
+        history.at(1.1, "host_prepared", host=host)
+    assert not any(isinstance(action, ConnectHosts) for _, action in history.actions)
+
+
 # ---- programs
+
+
+def test_an_evaluator_may_end_by_itself() -> None:
+    history = program("worker:0", "evaluator:0", serving=("evaluator:0",))
+    history.at(4.0, "task_exited", "evaluator:0", exit_code=0).at(4.1, "task_cleared", "evaluator:0")
+    assert history.state.failures == ()
+    history.at(5.0, "task_exited", "worker:0", exit_code=0).at(5.1, "task_cleared", "worker:0")
+    assert history.state.outcome == "succeeded"
+
+
+def test_the_exit_code_of_a_lone_program_is_a_failed_tasks() -> None:
+    history = program("worker:0").at(5.0, "task_exited", "worker:0", exit_code=3).cleared(5.1)
+    assert history.state.exit_code == 1
 
 
 def test_a_program_is_done_when_every_task_has_ended_by_itself() -> None:

@@ -46,9 +46,11 @@ def test_an_address_that_is_another_hosts(lab: Lab, launch: Callable[..., Launch
     hosts = ["host1", {"host": "host2", "address": lab.address("host3")}]
     cluster = {"workers": 2, "hosts": hosts, "ports": [41000]}
     run = launch(write_job(user, name="reach", program=["hello.py"], cluster=cluster))
-    run.wait(3)
-    somebody.kill()
-    somebody.wait()
+    try:
+        run.wait(3)
+    finally:
+        somebody.kill()
+        somebody.wait()
     told = run.summary["first_failure"]["message"]
     assert told.startswith("host2: ")
     assert f"{lab.address('host3')} port 41000: another program answers there" in told

@@ -113,7 +113,12 @@ def test_training_that_loses_a_host_is_ended(lab: Lab, launch: Callable[..., Lau
     long["training"]["epochs"] = 100_000
     sets = ("cluster.contact_timeout_s=3",)
     run = launch("--workers", "host1,host2", write_job(user, **long), sets=sets)
-    wait_until(lambda: [event for event in run.events if event["kind"] == "progress"], 60, "training")
+
+    def trains() -> bool:
+        assert run.launcher.poll() is None, run.text
+        return any(event["kind"] == "progress" for event in run.events)
+
+    wait_until(trains, 60, "training")
     lab.cut("host2")
     run.launcher.wait(30)
     assert run.launcher.returncode in (1, 3)

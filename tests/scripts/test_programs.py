@@ -35,7 +35,9 @@ def test_servers_that_join_for_ever_end_with_the_chief(launch: Callable[..., Any
     if code:
         assert (run.summary["first_failure"]["task"], run.summary["first_failure"]["exit_code"]) == ("chief:0", code)
     else:
-        assert read(tmp_path / "out.evaluator") == {"TF_CONFIG": None, "rank": None}
+        evaluator = read(tmp_path / "out.evaluator")
+        assert json.loads(evaluator["TF_CONFIG"])["task"] == {"type": "evaluator", "index": 0}
+        assert evaluator["rank"] is None
         assert run.summary["metrics"]["validation"] == {"loss": 0.5}, "what an evaluator reports is validation"
 
 

@@ -66,6 +66,8 @@ class Narrator:
                 said = f"{speaker}: {data['message']}" if speaker else str(data["message"])
                 level = data.get("level")
                 return (f"{level}: {said}" if level in ("warning", "error") else said,)
+            case "file_lost":
+                return (f"error: {data['message']}",)
             case "host_failed":
                 return (str(data["message"]),)
             case "task_failed":

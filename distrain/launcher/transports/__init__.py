@@ -7,6 +7,7 @@ streams, and knows what its own failures mean. It starts nothing.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
 
@@ -36,3 +37,8 @@ def open_transport(host: Host) -> Transport:
         HostError: the host's name cannot be one, or what it takes to reach hosts is missing on this machine.
     """
     return cast(Transport, importlib.import_module(_MODULES[host.transport]).open_host(host))
+
+
+def python_on(host: Host, here: str = sys.executable) -> str:
+    """The interpreter that the agent and the tasks on `host` get; `here`: the one on this machine."""
+    return host.python or (here if host.transport == "local" else "python3")

@@ -1,4 +1,4 @@
-"""How long nothing has been heard of the other side. Owns what counts as silence, and nothing that is said."""
+"""How long nothing has been heard of the other side, for launcher and agent alike. Owns what counts as silence."""
 
 from __future__ import annotations
 
