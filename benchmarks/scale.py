@@ -50,7 +50,7 @@ class Lab:
 
     folder: Path
     work: Path
-    namespaces: frozenset[int]
+    namespaces: frozenset[tuple[int, int]]
     listeners: frozenset[int]
 
     @property
@@ -64,7 +64,7 @@ class Lab:
         for entry in os.listdir("/proc"):
             if entry.isdigit() and int(entry) not in self.listeners:
                 with suppress(OSError):
-                    if os.stat(f"/proc/{entry}/ns/net").st_ino in self.namespaces:
+                    if _identity(f"/proc/{entry}/ns/net") in self.namespaces:
                         found.append(int(entry))
         return found
 
@@ -85,6 +85,11 @@ class Lab:
             shutil.rmtree(cache)
 
 
+def _identity(namespace: str) -> tuple[int, int]:
+    found = os.stat(namespace)
+    return found.st_dev, found.st_ino
+
+
 @contextmanager
 def lab(hosts: int) -> Iterator[Lab]:
     with tempfile.TemporaryDirectory(prefix="distrain-scale-") as work:
@@ -102,7 +107,7 @@ def lab(hosts: int) -> Iterator[Lab]:
             yield Lab(
                 folder,
                 Path(work),
-                frozenset(os.stat(f"/run/netns/{name}").st_ino for name in names),
+                frozenset(_identity(f"/run/netns/{name}") for name in names),
                 frozenset(map(int, listeners)),
             )
         finally:

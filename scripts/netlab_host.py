@@ -68,10 +68,19 @@ class Host:
         """The process id of its sshd, while that runs."""
         try:
             pid = int(self.own(PID_FILE).read_text())
-            here = os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat(f"/run/netns/{self.namespace}").st_ino
         except (FileNotFoundError, ValueError):
             return None
-        return pid if here else None
+        place = identity(f"/run/netns/{self.namespace}")
+        return pid if place is not None and identity(f"/proc/{pid}/ns/net") == place else None
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """What no two namespaces have in common, nor one with a file that has not become one yet. None: it is not there."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # the last two: a process that is just ending
+        return None
+    return found.st_dev, found.st_ino
 
 
 def may_make_namespaces() -> bool:
@@ -170,7 +179,7 @@ def _furnish(host: Host, names: Sequence[tuple[str, str]], key: bytes, hidden: S
 def _cover(host: Host, hidden: Sequence[str], shown: Sequence[str]) -> None:
     """Puts the host's own files over this machine's, and makes those read-only that still are to be seen."""
     _set_mounts("/", _MOUNT_ATTR_RDONLY, 0, _MS_PRIVATE)
-    for system in ("/proc", "/dev"):
+    for system in ("/proc", "/dev/pts"):  # devices can be written to on a read-only mount, but not deleted
         _set_mounts(system, 0, _MOUNT_ATTR_RDONLY, 0)
     # Opened before anything is covered: a source may lie in a folder that the host gets one of its own for.
     covers = [

@@ -93,10 +93,18 @@ class FarRun:
 
     def close(self) -> None:
         """End what is left of it."""
-        for process in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-        self.launcher.wait(10)
+
+        def ended() -> bool:
+            left = self.processes()
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            return not left
+
+        try:
+            wait_until(ended, 10, "the end of what was killed")
+        finally:
+            self.launcher.wait(10)
 
     @property
     def rundir(self) -> Path:

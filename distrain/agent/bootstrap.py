@@ -139,14 +139,22 @@ def _rename_unless_there(source: str, target: str) -> None:
 def _cache(given: str | None) -> str | None:
     """The folder of the code cache, made if need be. None: there is none that is ours alone to write."""
     parent = given or os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.path.join(parent, "distrain", "code")
+    own = os.path.join(parent, "distrain")
+    folder = os.path.join(own, "code")
+    mask = os.umask(0o077)  # the mode that `makedirs` takes is the last folder's alone
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        status = os.stat(folder)
+        os.makedirs(folder, exist_ok=True)
+        return folder if _is_ours_alone(own) and _is_ours_alone(folder) else None
     except OSError:
         return None
-    # Whoever could write there could run code as us.
-    return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
+    finally:
+        os.umask(mask)
+
+
+def _is_ours_alone(folder: str) -> bool:
+    """Whoever else could write there could run code as us."""
+    status = os.stat(folder)
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _store_privately(bundle: bytes, cache: str | None) -> str:
@@ -154,17 +162,21 @@ def _store_privately(bundle: bytes, cache: str | None) -> str:
     import shutil
     import tempfile
 
+    try:
+        place = tempfile.gettempdir()
+    except FileNotFoundError:  # it could write to none of several: the first will tell why
+        place = os.environ.get("TMPDIR") or "/tmp"
     folder = None
     try:
-        folder = tempfile.mkdtemp(prefix="distrain-code-")
+        folder = tempfile.mkdtemp(prefix="distrain-code-", dir=place)
         unpack(bundle, folder)
     except OSError as error:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
-        tried = " nor in ".join(filter(None, (cache, tempfile.gettempdir() if folder else "a temporary folder")))
+        where = f"cannot be stored in {place}" if cache is None else f"can be stored neither in {cache} nor in {place}"
         _refuse(
-            f"distrain's code ({len(bundle) >> 10} KiB) can be stored neither in {tried} "
-            f"({os.strerror(error.errno or 0)}); free some space there, or point XDG_CACHE_HOME to another place"
+            f"distrain's code ({len(bundle) >> 10} KiB) {where} ({os.strerror(error.errno or 0)}); free some space "
+            "there, or point XDG_CACHE_HOME to another place"
         )
     return folder
 

@@ -25,6 +25,7 @@ _ANNOUNCING = ("checkpoint", "model")
 _CWD = "cwd"
 _MOST_FROM_CWD_BYTES = 256 << 20
 """More than that is rather data that a task has fetched for itself than what somebody waits for."""
+_NO_FILE = "it is a link or no file at all"
 _NOBODYS = ("__pycache__",)
 _FOLDER_OF_FOLDERS = "checkpoints"
 """Each folder in here is an artifact, whether its task has still said so or not."""
@@ -101,13 +102,19 @@ class Shipping:
                 path = os.path.normpath(os.path.join(below, name))
                 if os.path.islink(os.path.join(folder, name)):
                     folders.remove(name)
+                    self._complain(path, _NO_FILE)
                 elif below == _FOLDER_OF_FOLDERS or path in self._announced:
                     folders.remove(name)
                     yield path
             for name in sorted(files):
                 full = os.path.join(folder, name)
-                if not name.startswith(".") and os.path.isfile(full) and not os.path.islink(full):
-                    yield os.path.normpath(os.path.join(below, name))
+                path = os.path.normpath(os.path.join(below, name))
+                if name.startswith(".") or not os.path.lexists(full):
+                    continue
+                if os.path.isfile(full) and not os.path.islink(full):
+                    yield path
+                else:
+                    self._complain(path, _NO_FILE)
 
     def _left_in_cwd(self) -> list[str]:
         """Every file that is new or changed where tasks start."""

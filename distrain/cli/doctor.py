@@ -1,8 +1,12 @@
-"""`distrain doctor`: what was found out about each host as a table, and a line of advice for each finding."""
+"""`distrain doctor`: what was found out about each host, and a line of advice for each finding.
+
+A table, or where that is wider than the terminal a few lines for each host.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from typing import Any
 
 import click
@@ -15,6 +19,9 @@ from distrain.launcher.survey import survey
 
 _UNKNOWN = "-"
 _NUMBERS = ("cores", "memory", "free disk", "clock")
+_LINES = (("Python", "TensorFlow", "Keras"), ("cores", "memory", "free disk", "GPUs", "clock"), ("others reach it at",))
+"""Of a host's block, below the line with its name."""
+
 _GIB = 1 << 30
 _WIDEST = 1000
 
@@ -39,15 +46,20 @@ def _show(findings: Findings, advice: tuple[Advice, ...]) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     troubled = {each.host for each in advice if each.level == "error"}
     rows = [_row(seen, findings) for seen in findings.hosts]
+    styles = ["red" if seen.host.name in troubled else "" for seen in findings.hosts]
     for title in rows[0]:
         table.add_column(title, justify="right" if title in _NUMBERS else "left", no_wrap=True)
-    for seen, row in zip(findings.hosts, rows, strict=True):
-        table.add_row(*map(Text, row.values()), style="red" if seen.host.name in troubled else None)
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*map(Text, row.values()), style=style)
     console = Console(highlight=False, soft_wrap=True)
-    # Rather wrapped by the terminal than cut.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum)
+    console.width = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
     with console.capture() as capture:
-        console.print(table)
+        if console.width <= shutil.get_terminal_size().columns:
+            console.print(table)
+        else:
+            for row, style in zip(rows, styles, strict=True):
+                console.print(Text(_block(row), style))
+            console.print()
         for each in advice:
             style = "red" if each.level == "error" else "yellow"
             console.print(Text.assemble((f"{each.level}: ", style), _sentence(each)))
@@ -61,7 +73,7 @@ def _row(seen: Seen, findings: Findings) -> dict[str, str]:
     welcome, examined = seen.welcome, seen.examined
     row = {"host": seen.host.name}
     if seen.trouble is not None and welcome is None:
-        row["connection"] = "failed"
+        row["connection"] = "not reached"
     else:
         took = "" if seen.round_trip_s is None else f", {seen.round_trip_s * 1000:.0f} ms"
         # ssh lets nobody in before it has checked the host's key.
@@ -76,8 +88,18 @@ def _row(seen: Seen, findings: Findings) -> dict[str, str]:
         row["GPUs"] = ", ".join(examined.gpus) or str(welcome.gpus)
     row["clock"] = _UNKNOWN if seen.clock_ahead_s is None else f"{seen.clock_ahead_s:+.1f} s"
     if findings.reach is not None:
-        row["others reach it at"] = findings.reach.addresses.get(seen.host.name, "no address")
+        row["others reach it at"] = findings.reach.addresses.get(seen.host.name, "no address" if welcome else _UNKNOWN)
     return row
+
+
+def _block(row: dict[str, str]) -> str:
+    """The same as lines, without what is not known."""
+    lines = [f"{row['host']}: {row['connection']}"]
+    for titles in _LINES:
+        known = [f"{title} {row[title]}" for title in titles if row.get(title, _UNKNOWN) != _UNKNOWN]
+        if known:
+            lines.append("  " + " · ".join(known))
+    return "\n".join(lines)
 
 
 def _sentence(advice: Advice) -> str:

@@ -191,6 +191,8 @@ def _with_option(tree: Node, option: str, findings: Findings) -> Node:
         return tree
     try:
         clean = decode(text.encode(errors="surrogatepass"), place.file)
+        if keys[0] == "env" and len(keys) == 2:  # what a shell has quoted with care is no YAML
+            return _with_value(tree, keys, Scalar(place, clean, plain=False), place, findings)
         value = parse(clean, place.file, findings.complaints, placed=False)
     except JobError as error:
         findings.complaints += [replace(complaint, line=0, column=0) for complaint in error.complaints]

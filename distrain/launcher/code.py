@@ -17,7 +17,7 @@ import heapq
 import io
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ _NEVER = frozenset((".git", ".hg", ".svn", "__pycache__", "node_modules"))
 _VIRTUAL_ENVIRONMENT = "pyvenv.cfg"
 _RUN_DIRECTORY = frozenset(("plan.json", "events.jsonl"))
 _REMEDY = f"or keep it here with a line in {IGNORE_FILES[1]} or {IGNORE_FILES[0]}"
+_MOST_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def collect(root: Path, skip: Collection[Path] = ()) -> Code:
     """The files in `root`, without those in the folders `skip`. The same files make the same Code, anywhere.
 
     Raises:
-        UsageError: `root` is no folder, a file cannot be read, a link leads out of it, or it is more than MAX_BYTES.
+        UsageError: `root` is no folder, a file cannot be read, links lead out of it, or it is more than MAX_BYTES.
     """
     entries = _Tree(root, skip).entries()
     size = sum(entry.size for entry in entries)
@@ -90,12 +91,16 @@ class _Tree:
         self._root = os.path.realpath(root)
         self._skip = {os.path.realpath(path) for path in skip}
         self._skip |= {os.path.join(os.path.realpath(path.parent), path.name) for path in skip}  # where it is a link
+        self._links_out: dict[str, str] = {}
 
     def entries(self) -> list[_Entry]:
         """Everything that travels, in no order."""
         if not os.path.isdir(self._root):
             raise UsageError(f"{self._shown} is no folder that code could be taken from; name another as `code`")
-        return list(self._folder("", _rules_above(self._root)))
+        found = list(self._folder("", _rules_above(self._root)))
+        if self._links_out:
+            raise UsageError(_leading_out(self._shown, self._links_out))
+        return found
 
     def _folder(self, path: str, rules: tuple[_Rules, ...]) -> Iterator[_Entry]:
         """The entries in the folder `path`, which ends in a slash or is empty. It is not followed out of."""
@@ -142,10 +147,7 @@ class _Tree:
         written = os.path.normpath(os.path.join(os.path.dirname(path), target))
         led = os.path.realpath(os.path.join(os.path.dirname(place), target))
         if os.path.isabs(target) or written == ".." or written.startswith("../") or not self._is_inside(led):
-            raise UsageError(
-                f"{_shown(path)} is a link to {_shown(target)}, which is outside of {self._shown} and not on other "
-                f"hosts; put in its place what it links to, {_REMEDY}"
-            )
+            self._links_out[path] = target
         return target
 
     def _is_inside(self, place: str) -> bool:
@@ -208,6 +210,23 @@ def _rules_above(root: str) -> tuple[_Rules, ...]:
 
 def _unreadable(path: str, error: OSError) -> UsageError:
     return UsageError(f"{_shown(path)} cannot be read ({error.strerror}); make it readable, {_REMEDY}")
+
+
+def _leading_out(root: Path, links: Mapping[str, str]) -> str:
+    """`links`: the targets of those that do."""
+    if len(links) == 1:
+        ((path, target),) = links.items()
+        return (
+            f"{_shown(path)} is a link to {_shown(target)}, which is outside of {root} and not on other hosts; put in "
+            f"its place what it links to, {_REMEDY}"
+        )
+    told = [f"{_shown(path)} to {_shown(target)}" for path, target in sorted(links.items())]
+    some = ", ".join(told[:_MOST_TOLD])
+    rest = f" and {len(told) - _MOST_TOLD} more" if len(told) > _MOST_TOLD else ""
+    return (
+        f"{len(told)} links lead out of {root}, to what is not on other hosts: {some}{rest}; put in their places what "
+        f"they link to, or keep them here with lines in {IGNORE_FILES[1]} or {IGNORE_FILES[0]}"
+    )
 
 
 def _too_large(root: Path, size: int, entries: Collection[_Entry]) -> str:

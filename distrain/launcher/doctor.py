@@ -22,6 +22,8 @@ KNOWN_GOOD = {"tensorflow": "2.21", "keras": "3.15"}
 CLOCK_TOLERANCE_S = 1.0
 ENOUGH_BYTES = 1 << 30
 """Of free disk: what code and a few checkpoints want."""
+LEAST_BYTES = 32 << 20
+"""Of free disk: with less, a run fails before its first checkpoint."""
 
 _LEGACY_KERAS = "TF_USE_LEGACY_KERAS"
 
@@ -103,7 +105,8 @@ def _of_host(seen: Seen, job: JobSpec | None) -> Iterator[Advice]:
             )
     if seen.examined.free_bytes < ENOUGH_BYTES:
         free = f"{seen.examined.free_bytes / (1 << 20):.0f} MB"
-        yield Advice("warning", name, f"only {free} are free on the disk for runs; free some, or set XDG_CACHE_HOME")
+        level = "error" if seen.examined.free_bytes < LEAST_BYTES else "warning"
+        yield Advice(level, name, f"only {free} are free on the disk for runs; free some, or set XDG_CACHE_HOME")
     if len(seen.ports) < seen.ports_wanted:
         yield Advice(
             "error",

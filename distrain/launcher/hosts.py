@@ -227,10 +227,19 @@ class Hosts:
         for session in self._sessions.values():
             session.link.send(message)
 
-    def close(self) -> None:
-        """Lets every agent end, which leaves no process behind, and waits for it."""
+    def close(self) -> Iterator[Event]:
+        """Lets every agent end, which leaves no process behind, and waits for it. Gives a note for each that has not
+        confirmed that.
+        """
         self._waiting.clear()
-        close_all([session.link for session in self._sessions.values()], FAREWELL_S)
+        unheard = close_all([session.link for session in self._sessions.values()], FAREWELL_S)
         for session in self._sessions.values():
             session.forget_halves()
         self._sessions.clear()
+        timeout_s = self._outset.job.cluster.contact_timeout_s
+        for link in unheard:
+            message = (
+                "it did not confirm that everything of the run has ended there; what still runs ends by itself, "
+                f"at the latest {timeout_s:g} s after it has last heard of this machine"
+            )
+            yield Event(now(), "note", host=link.host, data={"level": "warning", "message": message})

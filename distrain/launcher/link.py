@@ -300,7 +300,9 @@ class AgentLink:
     def _explanation(self, exit_code: int | None = None, *, what: str = "") -> str | None:
         """What the transport knows about a connection that has ended, or has not answered: `what`."""
         self._read_stderr([])
-        known = self._transport.explain(self._handshake.argv, exit_code, self._stderr.decode(errors="replace"))
+        stderr = self._stderr.decode(errors="replace")
+        stdout = None if self.welcome is not None else self._handshake.noise.decode(errors="replace")
+        known = self._transport.explain(self._handshake.argv, exit_code, stderr, stdout)
         return f"{what}; {known}" if known and what else known
 
     def _failure(self, what: str, known: str | None = None) -> HostError:
@@ -316,11 +318,12 @@ class AgentLink:
         return HostError(f"{self.host}: {what}" + (f"\n{printed}" if printed else ""))
 
 
-def close_all(links: Sequence[AgentLink], timeout_s: float = 0.0) -> None:
+def close_all(links: Sequence[AgentLink], timeout_s: float = 0.0) -> tuple[AgentLink, ...]:
     """Say goodbye and hang up, and wait at most so long, for all together, until nothing is left on the hosts. What is
     read meanwhile is dropped. An agent that has not said welcome is not waited for.
 
     After that time the connections themselves are ended; the agents and their guards go on ending what they started.
+    Returns those whose agents had said welcome, and not that they are gone.
     """
     for link in links:
         link.send(Goodbye())
@@ -328,6 +331,7 @@ def close_all(links: Sequence[AgentLink], timeout_s: float = 0.0) -> None:
         if link.welcome is None:
             link._terminate()
     _drain(links, time.monotonic() + timeout_s)
+    unheard = tuple(link for link in links if link.welcome is not None and not link.ended)
     for link in links:
         if not link.ended or link._broken:
             link._terminate()
@@ -336,6 +340,7 @@ def close_all(links: Sequence[AgentLink], timeout_s: float = 0.0) -> None:
     for link in left:
         link._process.kill()
     _not_exited(left, _KILLED_WAIT_S)
+    return unheard
 
 
 def _drain(links: Sequence[AgentLink], deadline: float) -> None:

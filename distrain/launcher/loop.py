@@ -98,6 +98,7 @@ class Loop:
             if not self._over and time.monotonic() >= next_tick:
                 self._tick(now())
                 next_tick = time.monotonic() + TICK_S
+        self.close()
         summary = self._tally.summary(self.state, run=self._rundir.name, name=self._job.name, ended=now())
         try:
             self._rundir.write_summary(summary)
@@ -245,8 +246,9 @@ class Loop:
             self._hosts.send(task.host, order)
 
     def close(self) -> None:
-        """Lets every agent end, which leaves no process behind, and waits for it."""
-        self._hosts.close()
+        """Lets every agent end, which leaves no process behind, and waits for it. May be called again."""
+        for event in self._hosts.close():
+            self._show(replace(event, attempt=self.state.attempt))
 
 
 def _signal_name(number: int) -> str:

@@ -215,7 +215,7 @@ class Session:
             self.link.send(wire.Ping(self._pings))
 
     def close(self) -> None:
-        """End the connection, without a wait; the agent, if it is there, ends what it had."""
+        """End the connection without waiting for the agent, which ends what it had."""
         self.link.close()
         self.forget_halves()
 

@@ -230,7 +230,7 @@ def _tell_failure(state: State, time: float) -> Decision:
     if opening:  # no task has started
         others = tuple(replace(other, kind="host_failed") for other in others)
         stopping = _on_host(stopping, None, exited=True, cleared=True)
-    subject = first.task or first.host
+    subject = first.task or first.host or "the start"
     return stopping, (
         Tell("task_failed", first.task, first.host, first.to_json()),
         *others,
@@ -316,6 +316,8 @@ def _overdue(state: State, now: float) -> Decision:
             first = next((task for task in missing if task.host not in state.hosts_prepared), first)
             message = f"{first.host}: {message}; `distrain doctor --workers {first.host}` may tell why"
             return _fail(state, Failure(now, None, first.host, state.attempt, "host", message))
+        if any(task.doing == first.doing for task in missing if task is not first):  # nobody stands out
+            return _fail(state, Failure(now, None, None, state.attempt, "start_timeout", message))
         return _fail(state, Failure(now, first.name, first.host, state.attempt, "start_timeout", message))
     if now - state.overdue_told < state.policy.overdue_s:
         return state, ()

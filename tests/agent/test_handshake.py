@@ -35,7 +35,7 @@ class Through:
     def command(self, argv: Sequence[str]) -> list[str]:
         return ["sh", "-c", self.script, "sh", *argv]
 
-    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str, stdout: str | None) -> str | None:
         return "the known sentence" if "known trouble" in stderr else None
 
 
@@ -109,6 +109,21 @@ def test_code_is_sent_once(open_link: Callable[..., AgentLink], tmp_path: Path) 
     assert tree.stat().st_ctime_ns == written, "it was neither written anew nor replaced"
 
 
+def test_the_cache_is_ours_alone_and_the_tasks_umask_as_it_was(
+    open_link: Callable[..., AgentLink], tmp_path: Path
+) -> None:
+    before = os.umask(0o002)
+    try:
+        link = open_link(cache=str(tmp_path / "a" / "b"))
+    finally:
+        os.umask(before)
+    welcome(link)
+    made = ("a", "a/b", "a/b/distrain", "a/b/distrain/code")
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in made] == [0o700] * 4
+    status = Path(f"/proc/{link.pid}/status").read_text()
+    assert "Umask:\t0002" in status.splitlines()
+
+
 def test_noise_before_the_handshake_is_skipped(open_link: Callable[..., AgentLink]) -> None:
     link = open_link(
         'printf "Welcome to host7!\\nLast login: distrain-agent 1 have\\nno newline at the end"; exec "$@"'
@@ -172,7 +187,7 @@ def _private_code(temporary: Path) -> list[Path]:
     return list(temporary.glob("distrain-code-*"))
 
 
-@pytest.mark.parametrize("how", ["a file", "others may write", "no room"])
+@pytest.mark.parametrize("how", ["a file", "others may write", "others may write above", "no room"])
 def test_without_a_usable_cache_the_code_is_kept_until_the_end(
     open_link: Callable[..., AgentLink], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
@@ -185,6 +200,9 @@ def test_without_a_usable_cache_the_code_is_kept_until_the_end(
         elif how == "others may write":
             (cache / "distrain" / "code").mkdir(parents=True)
             (cache / "distrain" / "code").chmod(0o777)
+        elif how == "others may write above":
+            (cache / "distrain" / "code").mkdir(parents=True)
+            (cache / "distrain").chmod(0o770)
         else:
             _small_disk(cache, undo)
         link = open_link(cache=str(cache))
@@ -206,6 +224,23 @@ def test_no_room_at_all_is_told_in_a_sentence(
     assert sentence.startswith("host7: distrain's code")
     assert "No space left" in sentence
     assert str(tmp_path / "full") in sentence
+
+
+def test_no_room_for_any_temporary_folder_tells_why(
+    open_link: Callable[..., AgentLink], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a byte is left in all places where Python would look for one."""
+    full = tmp_path / "full"
+    with contextlib.ExitStack() as undo:
+        _small_disk(full, undo)
+        with contextlib.suppress(OSError), (full / "filled").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        monkeypatch.setenv("TMPDIR", "/tmp")
+        hidden = f'for place in /var/tmp /tmp; do mount --bind {full} $place; done; cd /proc; exec "$@"'
+        sentence = refusal(open_link(f"exec unshare -m sh -c '{hidden}' sh \"$@\"", cache="/dev/null"))
+    assert "No space left" in sentence
+    assert "cannot be stored in /tmp (" in sentence
 
 
 def _small_disk(folder: Path, undo: contextlib.ExitStack) -> None:

@@ -501,3 +501,8 @@ def test_random_options_are_never_more_than_a_complaint() -> None:
         survives(
             "metrics: [a]", "".join(rng.choice("ab.=0[]{}:, \n\t'\"&*!\udc80é\0") for _ in range(rng.randrange(12)))
         )
+
+
+@pytest.mark.parametrize("value", ["a\nb", "*", "5", "null", "{a: b}", 'it\'s "quoted" $(x)', ""])
+def test_a_variable_set_by_option_is_taken_as_it_is(value: str) -> None:
+    assert parse_job("model: cnn", "job.yaml", [f"env.X={value}"]).env == {"X": value}

@@ -253,6 +253,24 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path, target: str) -> Non
     assert "a/link" not in paths(tmp_path / "here")
 
 
+@pytest.mark.parametrize(("count", "rest"), [(2, ""), (10, ""), (13, " and 3 more")])
+def test_all_links_out_of_the_folder_are_told_at_once(tmp_path: Path, count: int, rest: str) -> None:
+    make(tmp_path, "here/f")
+    names = [f"link{number:02}" for number in range(count)]
+    for name in names:
+        (tmp_path / "here" / name).symlink_to("../data\t1")
+    (tmp_path / "here" / "inside").symlink_to("f")
+    with pytest.raises(UsageError) as error:
+        collect(tmp_path / "here")
+    told = ", ".join(f"{name} to '../data\\t1'" for name in names[:10])
+    assert str(error.value) == (
+        f"{count} links lead out of {tmp_path / 'here'}, to what is not on other hosts: {told}{rest}; put in their "
+        "places what they link to, or keep them here with lines in .distrainignore or .gitignore"
+    )
+    (tmp_path / "here" / ".distrainignore").write_text("link*\n")
+    assert "inside" in paths(tmp_path / "here")
+
+
 def test_a_link_whose_text_stays_inside_but_leads_out_is_refused(tmp_path: Path) -> None:
     make(tmp_path, "here/f", "x")
     (tmp_path / "here" / "through").symlink_to(".")

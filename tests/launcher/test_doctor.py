@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from distrain.cli.doctor import _block, _row
 from distrain.job.cluster import LOCAL, Host
 from distrain.job.spec import ClusterSpec, HostSpec, JobSpec, ProgramSpec, StrategySpec
 from distrain.launcher.doctor import Advice, Findings, Seen, advise
@@ -60,7 +61,8 @@ def test_healthy_hosts_need_none() -> None:
         ({"versions": {"python": "3.11.7"}}, "error", "TensorFlow is not installed for python3 there; install it with"),
         ({"versions": {"python": "3.11.7", "tensorflow": "2.21.0"}}, "error", "Keras is not installed for python3"),
         ({"examined": Examined({}, 1 << 34, (), 0.0, "it has no python3")}, "error", "it has no python3"),
-        ({"examined": Examined(VERSIONS, 50 << 20, (), 0.0)}, "warning", "only 50 MB are free on the disk for runs"),
+        ({"examined": Examined(VERSIONS, 32 << 20, (), 0.0)}, "warning", "only 32 MB are free on the disk for runs"),
+        ({"examined": Examined(VERSIONS, 31 << 20, (), 0.0)}, "error", "only 31 MB are free on the disk for runs"),
         ({"ports": (1,), "ports_wanted": 2}, "error", "of the ports in cluster.ports 1 are free, and 2 needed"),
         ({"clock_ahead_s": 1.5}, "warning", "its clock is 1.5 s ahead of this machine's"),
         ({"clock_ahead_s": -90.0}, "warning", "its clock is 90.0 s behind this machine's"),
@@ -238,14 +240,15 @@ def test_a_python_that_is_not_there(far: Path) -> None:
     assert found.trouble.startswith("a: there is no no-such-python3 there")
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, columns: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "distrain", "doctor", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    environment = {**os.environ, "COLUMNS": columns}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 @pytest.mark.processes
 def test_the_table_is_whole_and_the_exit_code_says_whether_they_can(far: Path) -> None:
-    shown = run("--workers", "host-with-a-long-name.example.org,off7", "--python", sys.executable)
+    shown = run("--workers", "host-with-a-long-name.example.org,off7", "--python", sys.executable, columns="200")
     assert shown.returncode == 3
     assert shown.stderr == ""
     assert "…" not in shown.stdout
@@ -255,8 +258,46 @@ def test_the_table_is_whole_and_the_exit_code_says_whether_they_can(far: Path) -
     (reached,) = [line for line in lines if line.startswith(" host-with-a-long-name")]
     assert re.search(r"host key and login ok, \d+ ms +3\.\d+\.\d+ ", reached)
     (off,) = [line for line in lines if line.startswith(" off7")]
-    assert "failed" in off
+    assert "not reached" in off
     assert [line for line in lines if line.startswith("error: off7: there is no way from this machine to off7")]
+
+
+@pytest.mark.processes
+def test_where_the_table_is_too_wide_each_host_gets_a_few_lines(far: Path) -> None:
+    """A pipe counts as 80 columns."""
+    shown = run("--workers", "host1,off7", "--python", sys.executable)
+    assert (shown.returncode, shown.stderr) == (3, "")
+    *blocks, space, advice = shown.stdout.splitlines()
+    expected = (
+        r"host1: host key and login ok, \d+ ms",
+        r"  Python 3\.\d+\.\d+ · TensorFlow \S+ · Keras \S+",
+        r"  cores \d+ · memory \d+ GiB · free disk \d+ GiB · GPUs \S.* · clock [+-]\d\.\d s",
+        r"  others reach it at \S+",
+        r"off7: not reached",
+    )
+    for line, pattern in zip(blocks, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+        assert len(line) <= 80
+    assert space == ""
+    assert advice.startswith("error: off7: there is no way from this machine to off7")
+
+
+@pytest.mark.processes
+def test_the_table_appears_as_soon_as_it_fits() -> None:
+    width = max(map(len, run(columns="500").stdout.splitlines()))
+    assert "TensorFlow   " in run(columns=str(width)).stdout
+    assert run(columns=str(width - 1)).stdout.startswith("local: this machine\n  Python ")
+
+
+def test_a_block_leaves_out_what_is_not_known_and_tells_the_address() -> None:
+    bare = seen("host1", {"python": "3.11.7"}, round_trip_s=0.0012, clock_ahead_s=None)
+    findings = Findings((bare,), VERSIONS, Reach({"host1": "10.0.0.1"}, {}))
+    assert _block(_row(bare, findings)).splitlines() == [
+        "host1: host key and login ok, 1 ms",
+        "  Python 3.11.7 · TensorFlow none · Keras none",
+        "  cores 4 · memory 16 GiB · free disk 16 GiB · GPUs 0",
+        "  others reach it at 10.0.0.1",
+    ]
 
 
 @pytest.mark.processes

@@ -23,6 +23,7 @@ echo "rank $RANK of $WORLD_SIZE, chief at $MASTER_ADDR:$MASTER_PORT"
 cat 'with space/words.txt'
 mkdir -p "$DISTRAIN_OUTPUT_DIR"
 echo "$DISTRAIN_TASK" >"$DISTRAIN_OUTPUT_DIR/left.txt"
+echo "$DISTRAIN_HOST" >'with space/made.txt'
 """
 
 
@@ -57,6 +58,11 @@ def test_a_program_runs_on_two_hosts_with_nothing_shared(far_run: Any, tmp_path:
     assert (run.rundir / "output" / "left.txt").read_text() == "worker:0\n"
     assert (run.rundir / "from" / "two" / "output" / "left.txt").read_text() in ("worker:1\n", "worker:2\n")
     assert stat.S_IMODE((run.rundir / "output" / "left.txt").stat().st_mode) == 0o600
+    assert (run.rundir / "cwd" / "with space" / "made.txt").read_text() == "one\n"
+    assert [path.name for path in (run.rundir / "cwd").rglob("*.*")] == ["made.txt"], (
+        "and nothing that was there before"
+    )
+    assert (run.rundir / "from" / "two" / "cwd" / "with space" / "made.txt").read_text() == "two\n"
     assert run.summary["state"] == "succeeded"
     assert undocumented(run.events) == []
     assert run.processes() == []

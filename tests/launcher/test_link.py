@@ -37,7 +37,7 @@ class Instead:
     def command(self, argv: Sequence[str]) -> list[str]:
         return ["sh", "-c", self.script]
 
-    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str, stdout: str | None) -> str | None:
         return None
 
 

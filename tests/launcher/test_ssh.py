@@ -411,6 +411,50 @@ def test_an_account_that_runs_no_commands(ssh: Ssh, connect: Callable[..., Agent
     assert "this account may not run commands there" in refusal(connect())
 
 
+def test_an_account_whose_shell_refuses_on_its_standard_output(ssh: Ssh, connect: Callable[..., AgentLink]) -> None:
+    """As `nologin` does."""
+    ssh.startup_file(".bashrc", "echo This account is currently not available.; exit 1\n")
+    ssh.shell("bash")
+    assert "this account may not run commands there" in refusal(connect())
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("says", "code", "printed"),
+    [
+        ("", 0, ""),
+        ("", 3, ""),
+        ("echo hello; echo 'go \x1b[31maway'; ", 0, " (the last that it printed: 'go \\x1b[31maway')"),
+        ("echo hello; ", 3, " (the last that it printed: 'hello')"),
+        ("echo use the queue >&2; ", 0, " (the last that it printed: 'use the queue')"),
+    ],
+)
+def test_a_startup_file_that_exits(
+    ssh: Ssh, connect: Callable[..., AgentLink], says: str, code: int, printed: str
+) -> None:
+    ssh.startup_file(".bashrc", f"{says}exit {code}\n")
+    ssh.shell("bash")
+    assert refusal(connect(python="python3")) == (
+        f"host7: its login shell ended with exit code {code} before it ran the command{printed}; does a start-up file "
+        "there (.bashrc, .profile) call exit, or is the key for another command only (command= in authorized_keys)? "
+        "`ssh host7 python3 -V` must print a version"
+    )
+
+
+@pytest.mark.processes
+def test_a_startup_file_that_exits_with_a_complaint_is_quoted(ssh: Ssh, connect: Callable[..., AgentLink]) -> None:
+    ssh.startup_file(".bashrc", "echo no more licences >&2; exit 3\n")
+    ssh.shell("bash")
+    assert refusal(connect()) == "host7: the agent could not be started (exit code 3)\nno more licences"
+
+
+@pytest.mark.parametrize("exit_code", [0, 1, 126, 127])
+def test_how_an_agent_ends_is_not_the_logins_doing(ssh: Ssh, exit_code: int) -> None:
+    transport = open_transport(Host("host7", "ssh"))
+    assert transport.explain(["python3"], exit_code, "", None) is None
+    assert transport.explain(["python3"], exit_code, "", "") is not None
+
+
 @pytest.mark.processes
 def test_ssh_killed_on_this_machine(ssh: Ssh, connect: Callable[..., AgentLink]) -> None:
     link = connect()

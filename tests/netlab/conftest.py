@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from netlab.lab import MNIST, ROOT, Lab, netlab
+from netlab.lab import FOLDERS, MNIST, ROOT, Lab, netlab, no_lab, take_down_abandoned
 from netlab.launch import Launch
 
 HERE = Path(__file__).parent
@@ -25,11 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def hosts() -> Iterator[Lab]:
     """Hosts with this Python, but without this repository: distrain is not there."""
-    folder = Path(f"/run/netlab-tests-{os.getpid()}")
+    take_down_abandoned()
+    folder = Path(f"{FOLDERS}{os.getpid()}")
     shown = [sys.prefix, sys.base_prefix, *([str(MNIST)] if MNIST.is_dir() else [])]
     made = netlab(folder, "up", "3", "--hide", str(ROOT), *(word for each in shown for word in ("--show", each)))
     if made.returncode == IMPOSSIBLE:
-        pytest.skip(made.stderr.strip())
+        no_lab(made.stderr.strip())
     assert made.returncode == 0, made.stderr
     try:
         yield Lab(folder)
@@ -47,6 +49,17 @@ def lab(hosts: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def spare(hosts: Lab) -> Iterator[Path]:
+    """The folder of one more lab, which is neither there yet nor afterwards. `hosts`: where a lab is possible."""
+    folder = Path(f"{FOLDERS}{os.getpid()}-spare")
+    try:
+        yield folder
+    finally:
+        gone = netlab(folder, "down")
+    assert gone.returncode == 0, gone.stderr
+
+
+@pytest.fixture
 def user(tmp_path: Path) -> Path:
     """The folder where the user stands."""
     folder = tmp_path / "user"
@@ -57,12 +70,11 @@ def user(tmp_path: Path) -> Path:
 @pytest.fixture
 def launch(lab: Lab, user: Path, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     """Starts `distrain launch` with words, in a folder of the user's; see Launch."""
-    started: list[Launch] = []
+    with ExitStack() as started:
 
-    def start(*words: str, **options: object) -> Launch:
-        started.append(Launch(lab, user, tmp_path, words, **options))  # type: ignore[arg-type]
-        return started[-1]
+        def start(*words: str, **options: object) -> Launch:
+            launch = Launch(lab, user, tmp_path, words, **options)  # type: ignore[arg-type]
+            started.callback(launch.close)
+            return launch
 
-    yield start
-    for each in started:
-        each.close()
+        yield start

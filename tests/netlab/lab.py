@@ -9,19 +9,40 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 from process_table import wait_until
 
 ROOT = Path(__file__).parents[2]
 NETLAB = ROOT / "scripts" / "netlab"
 MNIST = ROOT.parent / "shared" / "data" / "mnist-10k"
+FOLDERS = "/run/netlab-tests-"
+"""How the folders of these tests' labs begin; the process id of their pytest follows."""
 
 
 def netlab(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [str(NETLAB), "--dir", str(folder), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def no_lab(reason: str) -> NoReturn:
+    """Skips what needs a lab, for there can be none here; or fails, where CI has all that a lab needs, and lost it."""
+    if os.environ.get("CI") and os.geteuid() == 0:
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def take_down_abandoned() -> None:
+    """The labs of tests that were killed."""
+    for folder in Path("/").glob(f"{FOLDERS[1:]}*/"):
+        pid = folder.name.removeprefix(Path(FOLDERS).name).partition("-")[0]
+        if (folder / "lab.json").is_file() and not Path(f"/proc/{pid}").exists():
+            gone = netlab(folder, "down")
+            assert gone.returncode == 0, gone.stderr
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Lab:
         self.name: str = record["name"]
         self.own_address: str = record["own_address"]
         self._addresses = {host["name"]: host["address"] for host in record["hosts"]}
-        self._namespaces = {os.stat(f"/run/netns/{host['namespace']}").st_ino: host["name"] for host in record["hosts"]}
+        self._namespaces = {_identity(f"/run/netns/{host['namespace']}"): host["name"] for host in record["hosts"]}
         self.hosts = tuple(self._addresses)
         self._cut: set[str] = set()
         self._furniture = {path for host in self.hosts for path in self._own_files(host)}
@@ -66,11 +87,15 @@ class Lab:
         """Runs a command there, without ssh."""
         return netlab(self.folder, "exec", host, *argv)
 
-    def start(self, host: str, *argv: str) -> subprocess.Popen[bytes]:
-        """Starts a command there that has nothing to do with distrain, and waits until it is one of the inhabitants."""
-        process = subprocess.Popen([str(NETLAB), "--dir", str(self.folder), "exec", host, *argv])
-        wait_until(lambda: process.pid in {each.pid for each in self.processes(host)}, 10, f"{argv[0]} on {host}")
-        return process
+    @contextmanager
+    def running(self, host: str, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Has a command run there that has nothing to do with distrain, and is one of the inhabitants."""
+        with subprocess.Popen([str(NETLAB), "--dir", str(self.folder), "exec", host, *argv]) as process:
+            try:
+                wait_until(lambda: process.pid in {each.pid for each in self.processes(host)}, 10, f"{argv} on {host}")
+                yield process
+            finally:
+                process.kill()
 
     def logins(self, host: str) -> int:
         """How many connections the host's sshd has let in so far."""
@@ -91,7 +116,7 @@ class Lab:
             if not entry.name.isdigit() or int(entry.name) in listeners:
                 continue
             try:
-                host = self._namespaces.get(os.stat(entry / "ns" / "net").st_ino)
+                host = self._namespaces.get(_identity(f"{entry}/ns/net"))
                 if host is None or (hosts and host not in hosts):
                     continue
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -144,13 +169,14 @@ class Lab:
             left = []
         except AssertionError:
             left = self.processes()
-        for each in left:
-            _signal(each.pid, signal.SIGKILL)
-        self.none_left()
-        for host in tuple(self._cut):
-            self.mend(host)
-        for host in self.hosts:
-            for path in self.belongings(host):
+        try:
+            for each in left:
+                _signal(each.pid, signal.SIGKILL)
+            self.none_left()
+        finally:
+            for host in tuple(self._cut):
+                self.mend(host)
+            for path in (path for host in self.hosts for path in self.belongings(host)):
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
@@ -164,6 +190,11 @@ class Lab:
     def _own_files(self, host: str) -> Iterator[Path]:
         for folder in ("/root", "/tmp"):
             yield from self.path(host, folder).iterdir()
+
+
+def _identity(namespace: str) -> tuple[int, int]:
+    found = os.stat(namespace)
+    return found.st_dev, found.st_ino
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

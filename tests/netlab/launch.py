@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -66,9 +67,18 @@ class Launch:
 
     def close(self) -> None:
         """End what is left of it on this machine."""
-        for process in self.processes():
-            os.kill(process.pid, signal.SIGKILL)
-        self.launcher.wait(10)
+
+        def ended() -> bool:
+            left = self.processes()
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            return not left
+
+        try:
+            wait_until(ended, 10, "the end of what was killed")
+        finally:
+            self.launcher.wait(10)
 
     @property
     def text(self) -> str:

@@ -22,13 +22,9 @@ HOSTS = "host1:2,host2"
 @pytest.fixture
 def strangers(lab: Lab) -> Iterator[tuple[int, ...]]:
     """Other people's processes on the hosts, which must be there in the end."""
-    processes = [lab.start(host, "sleep", "1000") for host in ("host1", "host2")]
-    yield tuple(process.pid for process in processes)
-    ended = [process.args for process in processes if process.poll() is not None]
-    for process in processes:
-        process.kill()
-        process.wait()
-    assert ended == []
+    with lab.running("host1", "sleep", "1000") as one, lab.running("host2", "sleep", "1000") as other:
+        yield one.pid, other.pid
+        assert (one.poll(), other.poll()) == (None, None)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -162,14 +162,17 @@ cat /dev/zero >/mnt/full || mount --move /mnt "$1"
 @contextmanager
 def full(lab: Lab, host: str, *folders: str) -> Iterator[None]:
     """These folders of the host are on disks without room."""
-    for folder in folders:
-        filled = lab.run(host, "sh", "-c", FILL, "sh", folder)
-        assert filled.returncode == 0, filled.stderr
-    try:
-        yield
-    finally:
+    with ExitStack() as filled:
         for folder in folders:
-            assert lab.run(host, "umount", "--lazy", folder).returncode == 0
+            fill = lab.run(host, "sh", "-c", FILL, "sh", folder)
+            assert fill.returncode == 0, fill.stderr
+            filled.callback(empty, lab, host, folder)
+        yield
+
+
+def empty(lab: Lab, host: str, folder: str) -> None:
+    """Gives a folder that was filled its own disk again."""
+    assert lab.run(host, "umount", "--lazy", folder).returncode == 0
 
 
 def test_a_full_disk(lab: Lab, launch: Callable[..., Launch], hello: str) -> None:

@@ -42,15 +42,11 @@ def test_an_address_that_is_another_hosts(lab: Lab, launch: Callable[..., Launch
     """Somebody answers there, on the very port; it is not the one that was meant."""
     (user / "hello.py").write_text(HELLO)
     answering = "import socket\nlistener = socket.create_server(('', 41000))\nwhile True: listener.accept()"
-    somebody = lab.start("host3", sys.executable, "-S", "-c", answering)
     hosts = ["host1", {"host": "host2", "address": lab.address("host3")}]
     cluster = {"workers": 2, "hosts": hosts, "ports": [41000]}
-    run = launch(write_job(user, name="reach", program=["hello.py"], cluster=cluster))
-    try:
+    with lab.running("host3", sys.executable, "-S", "-c", answering):
+        run = launch(write_job(user, name="reach", program=["hello.py"], cluster=cluster))
         run.wait(3)
-    finally:
-        somebody.kill()
-        somebody.wait()
     told = run.summary["first_failure"]["message"]
     assert told.startswith("host2: ")
     assert f"{lab.address('host3')} port 41000: another program answers there" in told

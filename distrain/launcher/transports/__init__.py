@@ -22,11 +22,12 @@ class Transport(Protocol):
     def command(self, argv: Sequence[str]) -> list[str]:
         """The command, run here, that runs `argv` on the host, each argument arriving there as it is."""
 
-    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str, stdout: str | None) -> str | None:
         """What a connection that ended, or never answered, means, as a sentence with the next step; None: not known.
 
         `exit_code` is that of the command, negative for a signal, None while it still runs; `stderr` the end of
-        what it printed, which may begin with a login's greeting.
+        what it printed, which may begin with a login's greeting. `stdout`: the end of what came in the agent's place,
+        None once the agent has said welcome.
         """
 
 

@@ -17,7 +17,7 @@ class Local:
     def command(self, argv: Sequence[str]) -> list[str]:
         return list(argv)
 
-    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str, stdout: str | None) -> str | None:
         return broken_python(argv[0], stderr)
 
 

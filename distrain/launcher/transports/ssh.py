@@ -22,6 +22,7 @@ CONNECT_TIMEOUT_S = 15
 _SSH_FAILED = 255
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
+_MOST_SHOWN = 200
 
 _OPTIONS = (
     "-T",  # no terminal
@@ -51,7 +52,7 @@ class Ssh:
     def command(self, argv: Sequence[str]) -> list[str]:
         return ["ssh", *_OPTIONS, *self._given, *self._only, "--", self._destination, for_any_shell(argv)]
 
-    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str) -> str | None:
+    def explain(self, argv: Sequence[str], exit_code: int | None, stderr: str, stdout: str | None) -> str | None:
         by_hand = shlex.join(["ssh", *self._given, self._destination])
         if exit_code is None:
             return (
@@ -63,12 +64,16 @@ class Ssh:
             return f"ssh was killed by {name} on this machine, and the connection with it; run the command again"
         if exit_code == _SSH_FAILED:
             return _meaning(stderr, by_hand)
+        if stdout is None:
+            return None  # how an agent ends is none of our doing
         if known := broken_python(argv[0], stderr):
             return known
         if exit_code in (_NOT_FOUND, _NOT_EXECUTABLE):
             return _no_python(argv[0], exit_code)
-        if _NO_COMMANDS.search(stderr):
+        if _NO_COMMANDS.search(stderr) or _NO_COMMANDS.search(stdout):
             return "this account may not run commands there; log in as another user, as in USER@HOST"
+        if exit_code == 0 or (exit_code < _NOT_EXECUTABLE and not stderr.strip()):
+            return _never_ran(f"{by_hand} {shlex.quote(argv[0])} -V", exit_code, stderr.strip() or stdout.strip())
         return None
 
 
@@ -115,6 +120,15 @@ def _no_python(python: str, exit_code: int) -> str:
     return (
         f"there is no {python} there, where a login without a terminal looks for it; install Python 3.11 or newer, or "
         f"name it with --python or `python` in cluster.hosts{home}"
+    )
+
+
+def _never_ran(by_hand: str, exit_code: int, printed: str) -> str:
+    last = f" (the last that it printed: {printed.splitlines()[-1][-_MOST_SHOWN:]!r})" if printed else ""
+    return (
+        f"its login shell ended with exit code {exit_code} before it ran the command{last}; does a start-up file there "
+        "(.bashrc, .profile) call exit, or is the key for another command only (command= in authorized_keys)? "
+        f"`{by_hand}` must print a version"
     )
 
 

@@ -65,7 +65,13 @@ def _find(folder: Path, stem: str) -> Path:
     try:
         if not folder.is_dir():
             what = "is a file" if folder.exists() else "does not exist"
-            raise Refusal(f"{folder} {what}: give the folder that holds {FILE_STEMS[0]}.gz and its three fellows")
+            wanted = f"give the folder that holds {FILE_STEMS[0]}.gz and its three fellows"
+            if not folder.is_absolute():  # here it may be there, and on a host far away not
+                what = f"{what} in {Path.cwd()}"
+                wanted += (
+                    ", as an absolute path that every host has, or leave dataset.path out and set DISTRAIN_DATA there"
+                )
+            raise Refusal(f"{folder} {what}: {wanted}")
         for name in (stem, f"{stem}.gz"):
             if (folder / name).exists():
                 return folder / name

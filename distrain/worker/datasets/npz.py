@@ -57,6 +57,9 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files if name in wanted}
+    except FileNotFoundError as error:
+        where = "" if file.is_absolute() else f" in {Path.cwd()}"
+        raise Refusal(f"{file} does not exist{where}: give an absolute path that every host has") from error
     except OSError as error:
         raise Refusal(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -87,12 +87,19 @@ def test_a_missing_file_is_named(folder: Path, stem: str) -> None:
         idx.read_folder(folder, classes=10)
 
 
-def test_a_file_or_nothing_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_a_file_or_nothing_in_place_of_the_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Refusal, match="file is a file: give the folder"):
         idx.read_folder(tmp_path / "file", classes=10)
     with pytest.raises(Refusal, match="absent does not exist"):
         idx.read_folder(tmp_path / "absent", classes=10)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal) as refusal:
+        idx.read_folder(Path("data/absent"), classes=10)
+    assert str(refusal.value) == (
+        f"data/absent does not exist in {tmp_path}: give the folder that holds train-images-idx3-ubyte.gz and its "
+        "three fellows, as an absolute path that every host has, or leave dataset.path out and set DISTRAIN_DATA there"
+    )
     with pytest.raises(Refusal, match="cannot be read: File name too long"):
         idx.read_folder(tmp_path / ("x" * 300), classes=10)
 

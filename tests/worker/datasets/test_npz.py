@@ -71,11 +71,16 @@ def test_a_wrong_npz_is_refused(tmp_path: Path, arrays: dict[str, Any], sentence
     assert str(tmp_path / "data.npz") in str(refusal.value)
 
 
-def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_npz_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refusal, match=r"needs dataset\.path"):
         load(None)
-    with pytest.raises(Refusal, match="cannot be read: No such file"):
-        load(tmp_path / "absent.npz")
+    with pytest.raises(Refusal, match=r"absent\.npz does not exist: give an absolute path that every host has"):
+        load(str(tmp_path / "absent.npz"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        Refusal, match=f"absent.npz does not exist in {tmp_path}: give an absolute path that every host"
+    ):
+        load("absent.npz")
     with pytest.raises(Refusal, match="cannot be read: Is a directory"):
         load(tmp_path)
     (tmp_path / "empty").touch()
