@@ -94,15 +94,24 @@ def may_make_namespaces() -> bool:
 
 
 def become(
-    host: Host, *, names: Sequence[tuple[str, str]], key: bytes, hidden: Sequence[str], shown: Sequence[str]
+    host: Host,
+    *,
+    parent: int,
+    names: Sequence[tuple[str, str]],
+    key: bytes,
+    hidden: Sequence[str],
+    shown: Sequence[str],
 ) -> NoReturn:
-    """Turns this process, a fork, into the host's sshd. `names`: everybody's address and name, this machine's included.
-    `key` lets its holder in. `hidden` and `shown`: folders besides OWN_FOLDERS that are the host's, or this machine's.
+    """Turns this process, a fork of `parent`, into the host's sshd. `names`: everybody's address and name, this
+    machine's included. `key` lets its holder in. `hidden` and `shown`: folders besides OWN_FOLDERS that are the host's,
+    or this machine's.
 
     Raises:
         Refused, OSError: it cannot.
     """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # until it is a daemon, which the namespace leads to
+    if os.getppid() != parent:
+        raise Refused("it was left alone")
     _furnish(host, names, key, hidden)
     sshd = shutil.which("sshd")
     assert sshd is not None

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -193,6 +193,7 @@ def test_a_half_made_lab_is_taken_down(spare: Path, stage: str) -> None:
     assert netlab(spare, "down").returncode == 0
     assert not spare.exists()
     assert traces(name) == []
+    assert users(spare) == []
 
 
 def test_a_namespace_that_has_not_become_one_is_taken_down(spare: Path) -> None:
@@ -232,6 +233,17 @@ def test_an_interrupted_up_leaves_nothing(spare: Path) -> None:
         finally:
             making.kill()
     assert not spare.exists()
+    assert users(spare) == []
+
+
+def users(folder: Path) -> list[str]:
+    """The processes that have something of the folder mounted, as a lab's hosts have, be it deleted or not."""
+    found = []
+    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):
+            if f" {folder}/" in mounts.read_text():
+                found.append(mounts.parent.name)
+    return found
 
 
 def test_the_lab_of_a_killed_test_is_taken_down(hosts: Lab) -> None:
