@@ -230,6 +230,8 @@ def test_no_room_for_any_temporary_folder_tells_why(
     open_link: Callable[..., AgentLink], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not a byte is left in all places where Python would look for one."""
+    if sys.prefix.startswith(("/tmp/", "/var/tmp/")):
+        pytest.skip("the interpreter lies below a folder that this test hides")
     full = tmp_path / "full"
     with contextlib.ExitStack() as undo:
         _small_disk(full, undo)

@@ -176,6 +176,8 @@ def empty(lab: Lab, host: str, folder: str) -> None:
 
 
 def test_a_full_disk(lab: Lab, launch: Callable[..., Launch], hello: str) -> None:
+    if sys.prefix.startswith("/tmp/"):
+        pytest.skip("the interpreter lies below a folder that this test hides")
     with full(lab, "host2", "/root", "/tmp"):
         refused(launch("--workers", "host1,host2", hello), "host2", "No space left on device", "free some")
 
