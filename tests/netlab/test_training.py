@@ -99,11 +99,14 @@ def test_parameter_server_with_one_worker_computes_what_one_device_does(
 
 
 def test_parameter_server_learns_on_three_hosts(lab: Lab, launch: Callable[..., Launch], user: Path) -> None:
-    run = launch("--workers", "host1,host2", "--ps", "host3", write_job(user, **job("ParameterServer")))
+    """With Adam over whole epochs: momentum on gradients that arrive late learns nothing sure in a few steps."""
+    learning = job("ParameterServer")
+    learning["training"] = {"epochs": 2, "optimizer": {"name": "adam", "learning_rate": 0.001}}
+    run = launch("--workers", "host1,host2", "--ps", "host3", write_job(user, **learning))
     run.wait(0, TRAIN_S)
     assert run.plan("chief:0")["host"] == "host1"
     assert run.plan("ps:0")["host"] == "host3"
-    assert run.summary["metrics"]["validation"]["accuracy"] > 0.7
+    assert run.summary["metrics"]["validation"]["accuracy"] > 0.9
     lab.none_left(timeout_s=1)
 
 
