@@ -10,9 +10,9 @@ Three streams, all owned here:
 
       preload -> agent   {"preloaded": true, "seconds": 4.2, "versions": {...}}     once, when the import is done
                          {"preload_error": "ImportError: ..."}                      instead, and it exits with 1
-      agent -> preload   FORK, with the descriptors [request, stdin, output, events] (SCM_RIGHTS); `request` is a file
-                         that holds {"task": "...", "env": {...}, "cwd": "...", "argv": [...]} and may be longer than
-                         a packet; `env` is what the task's environment has beyond preload's
+      agent -> preload   FORK, with the descriptors [request, stdin, output, events, stacks] (SCM_RIGHTS); `request` is
+                         a file that holds {"task": "...", "env": {...}, "cwd": "...", "argv": [...]} and may be longer
+                         than a packet; `env` is what the task's environment has beyond preload's
       preload -> agent   {"task": "...", "pid": 1234}   or   {"task": "...", "error": "a sentence"}
 
   Each packet of preload's is one JSON object. It forks twice, and the process between has been reaped before the
@@ -40,6 +40,15 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 EVENTS_FD_VARIABLE = "DISTRAIN_EVENTS_FD"
 EVENTS_FD = 3
 """The descriptor that a task has its event stream on."""
+
+STACKS_FD_VARIABLE = "DISTRAIN_STACKS_FD"
+STACKS_FD = 4
+"""The descriptor of a file in memory, into which a task's Python stacks go on SIGUSR2. A task that has seen to that
+writes a byte there first: to any other, the signal would be the end.
+"""
+
+PREEMPTED_EXIT = 42
+"""The exit code of a task that was asked to leave, and left what a restart needs. TensorFlow's own choice, too."""
 
 PRELOAD_FD_VARIABLE = "DISTRAIN_PRELOAD_FD"
 FORK = b"fork"
@@ -172,6 +181,31 @@ class StopTasks(Message):
 
 
 @dataclass(frozen=True)
+class DumpStacks(Message):
+    """Have each of `tasks` tell where its threads are; one that is stopped goes on for that. Answered by a TaskStacks
+    for each, within about a second.
+    """
+
+    tasks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Harm(Message):
+    """Injure this host or its tasks, so that somebody can see a run recover. Answered by Harmed.
+
+    `kind`: "kill" (SIGKILL to the tasks' main processes), "stop" (SIGSTOP, and SIGCONT `seconds` later), "fill" (take
+    the free space of the file system that the tasks' run directory is on, for `seconds`), "slow" (the network of this
+    host, for `seconds`: `amount` are milliseconds of delay). All but "kill" are undone at the latest when the agent
+    ends.
+    """
+
+    kind: str
+    tasks: tuple[str, ...] = ()
+    seconds: float = 0.0
+    amount: float = 0.0
+
+
+@dataclass(frozen=True)
 class Goodbye(Message):
     """End, leaving no process: what the agent also does when the stream closes."""
 
@@ -213,7 +247,8 @@ class RunOpened(Message):
 
 @dataclass(frozen=True)
 class FilePart(Message):
-    """Bytes of something that tasks left in the folder `run` of RunOpened, which belongs into the run directory.
+    """Bytes of something that tasks left in the folder `run` of RunOpened, which belongs into the run directory; from
+    the launcher, the other way: what an attempt needs there, such as a checkpoint. Answered by a FileKept then.
 
     `artifact` is its path in there, a file or a folder that becomes visible whole; `path` that of this file within
     the folder, "" for the file itself. Parts come in order, those of one artifact not mixed with another's. `begins`:
@@ -230,6 +265,22 @@ class FilePart(Message):
     ends: bool
     executable: bool
     data: bytes = b""
+
+
+@dataclass(frozen=True)
+class FileKept(Message):
+    """What the launcher sent is there, whole. `error`: why not, a sentence."""
+
+    artifact: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Harmed(Message):
+    """Answers Harm. `error`: why it could not be done, a sentence."""
+
+    kind: str
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -294,10 +345,22 @@ class TaskEvent(TaskMessage):
 
 @dataclass(frozen=True)
 class TaskUsage(TaskMessage):
-    """What the task's process group uses now: resident memory in bytes, and CPU seconds so far."""
+    """What the task's process group uses now: resident memory in bytes, and CPU seconds so far. `stopped`: its main
+    process stands still, as SIGSTOP has it.
+    """
 
     memory_bytes: int
     cpu_s: float
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class TaskStacks(TaskMessage):
+    """The Python stacks of all threads of a task, as faulthandler writes them; empty where it could not tell them."""
+
+    PAYLOAD: ClassVar[str | None] = "data"
+
+    data: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -305,13 +368,15 @@ class TaskExited(TaskMessage):
     """The task's main process ended: by `signal` when that is not None, else with `exit_code`.
 
     Sent as soon as it is known, after the output and events that were already there. Or it never ran: then `message`
-    says why, `exit_code` is 127 (not found), 126 (not executable) or 125 (any other reason).
+    says why, `exit_code` is 127 (not found), 126 (not executable) or 125 (any other reason). `why`: what is known of
+    a signal that nobody here sent, such as that memory ran out, a sentence.
     """
 
     time: float
     exit_code: int | None
     signal: int | None
     message: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -321,9 +386,12 @@ class TaskCleared(TaskMessage):
 
 @dataclass(frozen=True)
 class AgentEnding(Message):
-    """The agent ends, and with it every task of the host, though the launcher did not ask for it. `reason`: why."""
+    """The agent ends, and with it every task of the host, though the launcher did not ask for it. `reason`: why.
+    `preempted`: the host is asked to leave, and its tasks have some seconds to come to an end that can be resumed.
+    """
 
     reason: str
+    preempted: bool = False
 
 
 @dataclass(frozen=True)
@@ -346,11 +414,15 @@ _MESSAGES: dict[str, type[Message]] = {
         Probe,
         StartTask,
         StopTasks,
+        DumpStacks,
+        Harm,
         Goodbye,
         Welcome,
         CodeWanted,
         RunOpened,
         FilePart,
+        FileKept,
+        Harmed,
         Pong,
         Examined,
         Probed,
@@ -359,6 +431,7 @@ _MESSAGES: dict[str, type[Message]] = {
         TaskOutput,
         TaskEvent,
         TaskUsage,
+        TaskStacks,
         TaskExited,
         TaskCleared,
         AgentEnding,

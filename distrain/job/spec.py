@@ -129,11 +129,51 @@ class ClusterSpec:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """One of the two intervals is set. `keep`: how many of the newest stay."""
+    """Each interval that is set has its own turns. `keep`: how many of the newest stay, and `keep_best` how many of
+    those with the best validation loss beside them. `path`: a folder that every host and this machine share; None: the
+    run directory, to which those of other hosts are sent.
+    """
 
     every_steps: int | None = None
     every_epochs: int | None = None
+    every_s: float | None = None
     keep: int = 3
+    keep_best: int = 1
+    path: str | None = None
+
+
+RESTARTED = ("crash", "hang", "host_lost", "preempted")
+"""What a run can be restarted on. crash: any end of a task that is none of the others."""
+NAN_POLICIES = ("stop", "rollback", "ignore")
+
+
+@dataclass(frozen=True)
+class RestartSpec:
+    """At most `max` restarts within `window_s`, those after a preemption not counted; an epoch finished since sets the
+    count back. `backoff_s`: the pause before the first, doubled before each further one in a row.
+    """
+
+    max: int = 3
+    window_s: float = 3600.0
+    backoff_s: float = 1.0
+    on: tuple[str, ...] = RESTARTED
+
+
+@dataclass(frozen=True)
+class ElasticSpec:
+    """Go on with fewer workers, `min_workers` at least, when a host is gone for good."""
+
+    min_workers: int = 1
+
+
+@dataclass(frozen=True)
+class WatchdogSpec:
+    """`step_timeout_s`: how long a task may make no step; None: from the run's own step times; 0: for ever. `nan`: what
+    becomes of a run whose loss is not finite.
+    """
+
+    step_timeout_s: float | None = None
+    nan: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -141,8 +181,9 @@ class JobSpec:
     """A whole job: distrain's own training, or with `program` one of the user's, which the keys in NOT_FOR_PROGRAMS
     do not concern.
 
-    `checkpoint` None: none are written. `warm`: fork tasks from one preloaded process. `code`: the folder of the user's
-    code that hosts get, seen from where the user stands; True: that place itself; False: none; None: as needed.
+    `checkpoint` None: none are written. `restart` None: never. `elastic` None: only with all workers. `warm`: fork tasks
+    from one preloaded process. `code`: the folder of the user's code that hosts get, seen from where the user stands;
+    True: that place itself; False: none; None: as needed.
     """
 
     name: str
@@ -152,7 +193,10 @@ class JobSpec:
     training: TrainingSpec = TrainingSpec()
     strategy: StrategySpec = StrategySpec()
     cluster: ClusterSpec = ClusterSpec()
-    checkpoint: CheckpointSpec | None = CheckpointSpec(every_epochs=1)
+    checkpoint: CheckpointSpec | None = CheckpointSpec(every_epochs=1, every_s=60.0)
+    restart: RestartSpec | None = RestartSpec()
+    elastic: ElasticSpec | None = None
+    watchdog: WatchdogSpec = WatchdogSpec()
     env: Mapping[str, str] = field(default_factory=dict)
     warm: bool = True
     code: str | bool | None = None

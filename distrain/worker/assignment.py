@@ -17,8 +17,10 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Assignment:
     """`job` is `JobSpec.to_json()`. `threads` is how many cores the task may keep busy. The chief alone writes into
-    `run_dir`. `one_host`: all of the job's tasks are on this host. `role` and `index` are those of `task`, which is
-    named `role:index`.
+    `run_dir`. `checkpoints`: the folder that those go to, None: none are written. `resume`: what to go on from, None at
+    the beginning: "path", the folder of a checkpoint, and "skip_to", the step to go on with where that is not the
+    checkpoint's own, else None. `one_host`: all of the job's tasks are on this host. `role` and `index` are those of
+    `task`, which is named `role:index`.
     """
 
     task: str
@@ -30,6 +32,8 @@ class Assignment:
     one_host: bool
     import_paths: tuple[str, ...]
     job: Mapping[str, Any]
+    checkpoints: Path | None = None
+    resume: Mapping[str, Any] | None = None
 
     @property
     def role(self) -> str:
@@ -68,6 +72,7 @@ def read_assignment(text: str) -> Assignment:
         if (version := fields.pop("format")) != FORMAT:
             raise ValueError(f"an assignment of format {version}, but this worker reads format {FORMAT}")
         fields["run_dir"] = Path(fields["run_dir"])
+        fields["checkpoints"] = Path(fields["checkpoints"]) if fields.get("checkpoints") else None
         fields["import_paths"] = tuple(fields["import_paths"])
         return Assignment(**fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
