@@ -181,9 +181,9 @@ class JobSpec:
     """A whole job: distrain's own training, or with `program` one of the user's, which the keys in NOT_FOR_PROGRAMS
     do not concern.
 
-    `checkpoint` None: none are written. `restart` None: never. `elastic` None: only with all workers. `warm`: fork tasks
-    from one preloaded process. `code`: the folder of the user's code that hosts get, seen from where the user stands;
-    True: that place itself; False: none; None: as needed.
+    `checkpoint` None: none are written. `restart` None: never. `elastic` None: only with all workers. `warm`: fork
+    tasks from one preloaded process. `code`: the folder of the user's code that hosts get, seen from where the user
+    stands; True: that place itself; False: none; None: as needed.
     """
 
     name: str
