@@ -24,7 +24,7 @@ from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
-PACKAGES = ("distrain", "tensorflow", "keras", "tf-keras", "honcho")
+PACKAGES = ("distrain", "tensorflow", "keras", "tf-keras", "honcho", "torch")
 
 Measured = Mapping[str, float]
 """What one turn of one side gives: a value for each quantity."""
