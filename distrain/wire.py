@@ -174,10 +174,16 @@ class StartTask(Message):
 
 @dataclass(frozen=True)
 class StopTasks(Message):
-    """TERM to each process group now, KILL once to what is left `grace_s` later. Empty `tasks`: all of them."""
+    """TERM to each process group now, KILL once to what is left `grace_s` later. Empty `tasks`: all of them.
+
+    `again`: tasks will be started here again, so that no TaskCleared waits for files but those that their tasks have
+    announced: the rest stays for later. Should none be started after all, a StopTasks without it brings that: the
+    last TaskCleared then comes once more, after the files.
+    """
 
     tasks: tuple[str, ...]
     grace_s: float
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,15 +200,16 @@ class Harm(Message):
     """Injure this host or its tasks, so that somebody can see a run recover. Answered by Harmed.
 
     `kind`: "kill" (SIGKILL to the tasks' main processes), "stop" (SIGSTOP, and SIGCONT `seconds` later), "fill" (take
-    the free space of the file system that the tasks' run directory is on, for `seconds`), "slow" (the network of this
-    host, for `seconds`: `amount` are milliseconds of delay). All but "kill" are undone at the latest when the agent
-    ends.
+    the free space of the file system that `folder` is on, for `seconds`; "": the run's folder here), "slow" (the
+    network of this host, for `seconds`: `amount` are milliseconds of delay). Empty `tasks`: all of them. All but "kill"
+    are undone at the latest when the agent ends, and not sooner with 0 `seconds`.
     """
 
     kind: str
     tasks: tuple[str, ...] = ()
     seconds: float = 0.0
     amount: float = 0.0
+    folder: str = ""
 
 
 @dataclass(frozen=True)

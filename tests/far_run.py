@@ -1,6 +1,7 @@
 """A run on several hosts that are all this machine: launcher, link, guards and agents are real, `ssh` is a stand-in.
 
-The stand-in takes ssh's command line, gives each host a home of its own, and runs the command through a shell there.
+The stand-in takes ssh's command line, gives each host a home of its own, and runs the command through a shell there. A
+host is gone as long as there is a file `<host>.gone`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ echo "$host" >>"$FAR_FOLDER/connections"
 case $host in
     unknown*) echo "ssh: Could not resolve hostname $host: Name or service not known" >&2; exit 255 ;;
 esac
+if [ -e "$FAR_FOLDER/$host.gone" ]; then
+    echo "ssh: connect to host $host port 22: No route to host" >&2
+    exit 255
+fi
 export HOME="$FAR_FOLDER/$host"
 unset XDG_CACHE_HOME
 mkdir -p "$HOME"
@@ -51,9 +56,9 @@ class FarRun:
     """A run in a launcher process of its own. `hosts`: each a name or a mapping as in `cluster.hosts`."""
 
     def __init__(
-        self, folder: Path, program: list[str], hosts: list[Any], *, bytes_per_s: int | None = None, **keys: Any
+        self, folder: Path, program: list[str] | None, hosts: list[Any], *, bytes_per_s: int | None = None, **keys: Any
     ) -> None:
-        """`bytes_per_s`: how fast the connections take what is sent."""
+        """`program` None: `keys` say what is trained. `bytes_per_s`: how fast the connections take what is sent."""
         self.mark = uuid.uuid4().hex
         self.folder = folder
         bin_folder = folder / "bin"
@@ -67,7 +72,8 @@ class FarRun:
         offers = [{**common, **(host if isinstance(host, dict) else {"host": host})} for host in hosts]
         cluster = {"hosts": offers, "contact_timeout_s": 30, **keys.pop("cluster", {})}
         job = folder / "job.yaml"
-        job.write_text(json.dumps({"name": "far", "program": program, "cluster": cluster, **keys}))
+        what = {} if program is None else {"program": program}
+        job.write_text(json.dumps({"name": "far", **what, "cluster": cluster, **keys}))
         self.runs = folder / "runs"
         self.out = folder / f"out-{self.mark}"
         before = set(self.runs.iterdir()) if self.runs.exists() else set()

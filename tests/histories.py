@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from distrain.launcher.actions import (
+    Action,
+    End,
+    Stop,
+    Tell,
+)
 from distrain.launcher.events import Event
-from distrain.launcher.state import Action, End, Policy, State, Stop, TaskState, Tell
+from distrain.launcher.state import (
+    Phase,
+    Policy,
+    State,
+    TaskState,
+)
 from distrain.launcher.supervise import begin, decide
 
 POLICY = Policy(failure_grace_s=3, stop_grace_s=8, finish_grace_s=10, settle_s=0.4, overdue_s=30, start_timeout_s=900)
@@ -14,8 +26,9 @@ POLICY = Policy(failure_grace_s=3, stop_grace_s=8, finish_grace_s=10, settle_s=0
 class History:
     """Feeds events one by one and keeps what was decided, each action with its time."""
 
-    def __init__(self, *tasks: TaskState, chief: str) -> None:
-        self.state: State = begin(tasks, chief, time=0.0, policy=POLICY)
+    def __init__(self, *tasks: TaskState, chief: str, **policy: Any) -> None:
+        """`policy`: what is not as in POLICY."""
+        self.state: State = begin(tasks, chief, time=0.0, policy=replace(POLICY, **policy))
         self.actions: list[tuple[float, Action]] = []
 
     def at(self, time: float, kind: str, task: str | None = None, host: str | None = None, **data: Any) -> History:
@@ -35,6 +48,37 @@ class History:
         self.actions.clear()
         return self
 
+    def training(self, step: int = 1, *, time: float = 4.0) -> History:
+        """All are running, and have made so many steps, in epochs of 10."""
+        if self.state.phase is not Phase.RUNNING:
+            self.running()
+        self.at(time, "started", self.state.chief, first_step=self.state.first_step, steps_per_epoch=10)
+        for task in self.state.tasks.values():
+            if task.trains:
+                self.at(time, "progress", task.name, step=step)
+        self.actions.clear()
+        return self
+
+    def killed(self, time: float, task: str, signal: str = "SIGKILL") -> History:
+        return self.at(time, "task_exited", task, exit_code=None, signal=signal)
+
+    def down(self, time: float) -> History:
+        """All tasks end, as they were told, and nothing is left of them."""
+        for task in self.state.tasks.values():
+            if not task.exited:
+                self.killed(time, task.name)
+        return self.cleared(time)
+
+    def chosen(self, time: float, step: int | None) -> History:
+        """The checkpoint to go on from is found, or there is none."""
+        name = None if step is None else f"step-{step:08d}"
+        return self.at(time, "checkpoint_chosen", name=name, step=step or 0, damaged=()).at(time, "checkpoint_sent")
+
+    def ready_again(self, time: float) -> History:
+        for name in self.state.tasks:
+            self.at(time, "ready", name)
+        return self
+
     def cleared(self, time: float) -> History:
         for task in self.state.tasks.values():
             if not task.cleared:
@@ -47,6 +91,10 @@ class History:
 
     def told(self, kind: str) -> list[Tell]:
         return [action for _, action in self.actions if isinstance(action, Tell) and action.kind == kind]
+
+    def took(self, kind: type[Action]) -> list[float]:
+        """When an action of that kind was taken."""
+        return [time for time, action in self.actions if isinstance(action, kind)]
 
     @property
     def over(self) -> bool:

@@ -9,12 +9,25 @@ import stat
 import subprocess
 import sys
 import uuid
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from process_table import MARK, Process, marked, wait_until
 
 LAUNCHER_TESTS = Path(__file__).parent / "launcher"
+
+
+def toy_python(folder: Path) -> Path:
+    """An interpreter to whom distrain's worker is a toy."""
+    python = folder / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        f'if [ "$1 $2" = "-m distrain.worker" ]; then exec {sys.executable} -S {LAUNCHER_TESTS}/toy_worker.py; fi\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    return python
 
 
 class ToyRun:
@@ -27,37 +40,34 @@ class ToyRun:
         workers: int = 2,
         *,
         unread: bool = False,
+        job: Mapping[str, Any] | None = None,
+        drop: Collection[str] = (),
         **env: str,
     ) -> None:
-        """`unread`: what the launcher prints goes into a pipe that nobody reads."""
+        """`unread`: what the launcher prints goes into a pipe that nobody reads. `job`: more of the job; without, a
+        failure is the end of it. `drop`: what the job does not have.
+        """
         self.mark = uuid.uuid4().hex
         self.folder = tmp_path / self.mark
         self.folder.mkdir()
-        python = self.folder / "python"
-        python.write_text(
-            "#!/bin/sh\n"
-            f'if [ "$1 $2" = "-m distrain.worker" ]; then exec {sys.executable} -S {LAUNCHER_TESTS}/toy_worker.py; fi\n'
-            f'exec {sys.executable} "$@"\n'
-        )
-        python.chmod(python.stat().st_mode | stat.S_IXUSR)
-        job = self.folder / "job.yaml"
-        job.write_text(
-            json.dumps(
-                {
-                    "name": "toy",
-                    "strategy": strategy,
-                    "dataset": {"name": "digits", "batch_size": 60},
-                    "cluster": {"workers": workers},
-                    "warm": False,
-                    "env": env,
-                }
-            )
-        )
+        python = toy_python(self.folder)
+        job_file = self.folder / "job.yaml"
+        keys = {
+            "name": "toy",
+            "strategy": strategy,
+            "dataset": {"name": "digits", "batch_size": 60},
+            "cluster": {"workers": workers},
+            "warm": False,
+            "restart": False,
+            "env": env,
+            **(job or {}),
+        }
+        job_file.write_text(json.dumps({key: value for key, value in keys.items() if key not in drop}))
         self.runs = self.folder / "runs"
         self.out = self.folder / "out"
         with self.out.open("wb") as out:
             self.launcher = subprocess.Popen(
-                [sys.executable, str(LAUNCHER_TESTS / "drive.py"), str(job), str(self.runs), str(python)],
+                [sys.executable, str(LAUNCHER_TESTS / "drive.py"), str(job_file), str(self.runs), str(python)],
                 env={**os.environ, MARK: self.mark},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if unread else out,

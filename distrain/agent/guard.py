@@ -101,7 +101,7 @@ class _Guard:
             if 0 in ready:
                 poll.unregister(0)
                 self._kill_at = time.monotonic() + LOST_CONNECTION_S
-            for number in wakeup.take() & ENDING:
+            for number in sorted(wakeup.take() & ENDING, reverse=True):  # TERM first: it gives the most time
                 os.kill(self._agent, number)
             self._judge()
 

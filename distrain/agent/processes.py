@@ -27,7 +27,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 class Process:
     """One line of the process table. `started` (clock ticks since boot) tells two holders of one number apart.
 
-    `cpu_s` counts the children that it has waited for.
+    `cpu_s` counts the children that it has waited for. `stopped`: by a signal, or a debugger.
     """
 
     pid: int
@@ -35,6 +35,7 @@ class Process:
     group: int
     session: int
     alive: bool
+    stopped: bool
     started: int
     cpu_s: float
 
@@ -55,6 +56,7 @@ def read(pid: int) -> Process | None:
         group=int(part[2]),
         session=int(part[3]),
         alive=part[0] not in b"ZX",
+        stopped=part[0] in b"Tt",
         started=int(part[19]),
         cpu_s=cpu_ticks / _TICKS_PER_S,
     )
@@ -125,6 +127,15 @@ def end_all_below(timeout_s: float = math.inf) -> list[Process]:
             send_signal(process, signal.SIGKILL)
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, 0.1)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler of its own for the signal `number`."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
 
 
 def memory_bytes(process: Process) -> int:

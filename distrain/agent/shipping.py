@@ -1,25 +1,24 @@
 """Sends what tasks leave: which files, in which order, and what has been sent already.
 
 A checkpoint or the model goes when its task says that it is complete; all else that is new or changed when the last
-task has ended, whose TaskCleared waits for it. That is what is in their run directory, and, if it is not too much,
-what they left where they started, which arrives in a folder `cwd`. Files are read a part at a time, as the caller
-finds room for them, and are held open from before their first part is sent: what is removed meanwhile arrives whole
-all the same.
+task has ended, whose TaskCleared waits for it, unless tasks will be started again: then it stays for later. That is
+what is in their run directory, and, if it is not too much, what they left where they started, which arrives in a folder
+`cwd`. Files are read a part at a time, as the caller finds room for them, and are held open from before their first
+part is sent: what is removed meanwhile arrives whole all the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from distrain.wire import AgentNote, FilePart, Message, TaskCleared, TaskEvent
-
-PART_BYTES = 1 << 20
+from distrain.agent.artifact import Artifact, Signature, Vanishing
+from distrain.wire import AgentNote, Message, TaskCleared, TaskEvent
 
 _ANNOUNCING = ("checkpoint", "model")
 _CWD = "cwd"
@@ -44,24 +43,41 @@ class Shipping:
         self._tasks_left = tasks_left
         self._send = send
         self._waiting: deque[str | TaskCleared] = deque()
-        self._open: _Artifact | None = None
+        self._rest: deque[str | TaskCleared] = deque()
+        """What goes after all that waits: whatever was not announced, and the TaskCleared that it keeps."""
+        self._open: Artifact | None = None
+        self._at_rest = False
+        """Whether what is open is of the rest."""
+        self._again = False
+        self._owing: TaskCleared | None = None
+        """The one that went without the rest."""
+        self._last: TaskCleared | None = None
+        """The one after which there was no task left."""
         self._announced: set[str] = set()
-        self._sent: dict[str, _Signature] = {}
+        self._sent: dict[str, Signature] = {}
         self._stopped = False
 
     def __bool__(self) -> bool:
         """Whether something waits for room."""
-        return self._open is not None or bool(self._waiting)
+        return self._open is not None or bool(self._waiting) or bool(self._rest)
 
-    def tasks_start(self) -> None:
+    def task_starts(self) -> None:
         """Whatever changes from now on is a task's doing."""
+        self._again, self._last = False, None
+        if self._tasks_left() or self._owing is not None:
+            return  # and so is what has changed before, which is still to be sent
         with tempfile.TemporaryFile(dir=self._root) as mark:
             self._began_at = os.fstat(mark.fileno()).st_ctime_ns  # by the file system's own clock
 
     def pass_on(self, message: Message) -> None:
         """A task says something: note what it means for files, and send it, or keep it until they are sent."""
         if isinstance(message, TaskCleared) and not self._stopped and not self._tasks_left():
-            self._waiting += [*self._survey(), *self._left_in_cwd(), message]
+            self._last = message
+            if self._again:
+                self._owing = message
+                self._waiting.append(message)
+            else:
+                self._collect(message)
             return
         self._send(message)
         if isinstance(message, TaskEvent) and message.kind in _ANNOUNCING and not self._stopped:
@@ -74,7 +90,8 @@ class Shipping:
         """Send one part, if there is one, and the TaskCleared that are due by then."""
         while self:
             if self._open is None:
-                waiting = self._waiting.popleft()
+                self._at_rest = not self._waiting
+                waiting = (self._waiting or self._rest).popleft()
                 if isinstance(waiting, TaskCleared):
                     self._send(waiting)
                     continue
@@ -85,13 +102,49 @@ class Shipping:
     def stop(self) -> None:
         """Nobody waits for files any more."""
         self._stopped = True
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-        for waiting in self._waiting:
+        self._break_off()
+        for waiting in (*self._waiting, *self._rest):
             if isinstance(waiting, TaskCleared):
                 self._send(waiting)
         self._waiting.clear()
+        self._rest.clear()
+
+    def tasks_stop(self, again: bool) -> None:
+        """The tasks are to end, and `again`: to be started once more. What has not been announced waits for the last
+        time that they end.
+        """
+        before, self._again = self._again, again
+        if again:
+            if self._at_rest:
+                self._break_off()
+            for waiting in self._rest:
+                if isinstance(waiting, TaskCleared):
+                    self._owing = waiting
+                    self._waiting.append(waiting)
+            self._rest.clear()
+        elif self._stopped or self._tasks_left():
+            return
+        elif self._owing is not None:
+            self._collect(self._owing)
+        elif before and self._last is not None:  # nothing was kept back, which the launcher cannot know
+            self._rest.append(self._last)
+
+    def came(self, path: str) -> None:
+        """The launcher has sent the artifact `path`: it does not go back as it is."""
+        with contextlib.suppress(OSError, Vanishing):
+            artifact = Artifact(path, os.path.join(self._root, path))
+            artifact.close()
+            self._sent[path] = artifact.signature
+
+    def _break_off(self) -> None:
+        """What is open is not sent to its end, which a later one's beginning tells."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _collect(self, cleared: TaskCleared) -> None:
+        self._owing = None
+        self._rest += [*self._survey(), *self._left_in_cwd(), cleared]
 
     def _survey(self) -> Iterator[str]:
         """Every artifact that may be there."""
@@ -139,7 +192,7 @@ class Shipping:
         )
         return []
 
-    def _try_to_open(self, path: str) -> _Artifact | None:
+    def _try_to_open(self, path: str) -> Artifact | None:
         """None: it is not there any more, has been sent as it is, or cannot be, which is then said."""
         root = self._root
         full = os.path.join(root, path)
@@ -150,8 +203,8 @@ class Shipping:
             if os.path.realpath(full) != full or not full.startswith(root + "/"):
                 self._complain(path, "it is not in the run's folder, or is a link")
                 return None
-            artifact = _Artifact(path, full)
-        except (FileNotFoundError, _Vanishing):
+            artifact = Artifact(path, full)
+        except (FileNotFoundError, Vanishing):
             return None
         except OSError as error:
             many = error.errno == errno.EMFILE
@@ -165,7 +218,7 @@ class Shipping:
             return None
         return artifact
 
-    def _send_part(self, artifact: _Artifact) -> bool:
+    def _send_part(self, artifact: Artifact) -> bool:
         """False: there is none, as the artifact cannot be read to its end. A later one then begins without its end."""
         try:
             part = artifact.next_part()
@@ -183,92 +236,3 @@ class Shipping:
     def _complain(self, path: str, why: str) -> None:
         shown = path.encode(errors="backslashreplace").decode()
         self._send(AgentNote("warning", f"{shown}, which a task left, does not come to the run directory: {why}"))
-
-
-_Signature = tuple[tuple[str, int, int, int], ...]
-
-
-class _Vanishing(Exception):
-    """Somebody is removing or replacing it."""
-
-
-@dataclass
-class _File:
-    path: str
-    fd: int
-    left_bytes: int
-    executable: bool
-
-
-class _Artifact:
-    """The file or folder at `full`, all of its files opened.
-
-    Raises:
-        OSError: it is not there, or not all of it can be read.
-        _Vanishing: it is changing.
-    """
-
-    def __init__(self, path: str, full: str) -> None:
-        self.path = path
-        self.files: deque[_File] = deque()
-        self._begun = False
-        found = []
-        before = _listed(full)
-        try:
-            for relative in before:
-                fd = os.open(os.path.join(full, relative) if relative else full, _HOW_TO_OPEN)
-                status = os.fstat(fd)
-                self.files.append(_File(relative, fd, status.st_size, bool(status.st_mode & 0o100)))
-                found.append((relative, status.st_ino, status.st_size, status.st_mtime_ns))
-            # Whoever removes a folder takes it away whole, or takes something out of it first.
-            if _listed(full) != before:
-                raise _Vanishing
-        except BaseException:
-            self.close()
-            raise
-        self.signature: _Signature = tuple(found)
-
-    def next_part(self) -> FilePart:
-        """The next of its bytes; after the last ones everything is closed.
-
-        Raises:
-            OSError: they cannot be read.
-        """
-        file = self.files[0]
-        data = os.read(file.fd, min(PART_BYTES, file.left_bytes))
-        file.left_bytes = file.left_bytes - len(data) if data else 0  # it may have been cut meanwhile
-        ends_file = not file.left_bytes
-        if ends_file:
-            os.close(self.files.popleft().fd)
-        begins, self._begun = not self._begun, True
-        return FilePart(self.path, file.path, begins, ends_file, not self.files, file.executable, data)
-
-    def close(self) -> None:
-        while self.files:
-            os.close(self.files.popleft().fd)
-
-
-_HOW_TO_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
-def _listed(full: str) -> list[str]:
-    """The regular files of an artifact: their paths within it, "" for the artifact itself. The rest is left out.
-
-    Raises:
-        OSError: it is not there, or cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    def is_file(path: str) -> bool:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-
-    if is_file(full):
-        return [""]
-    return sorted(
-        os.path.relpath(os.path.join(folder, name), full)
-        for folder, _, names in os.walk(full, onerror=refuse)
-        for name in names
-        if is_file(os.path.join(folder, name))
-    )

@@ -1,7 +1,7 @@
 """Starts a cold task: one fork, one exec, and a report of what went wrong between the two.
 
-The new process leads a session of its own, dies with the agent, has its three streams and its event stream and no
-other descriptor, default signal dispositions and an empty signal mask.
+The new process leads a session of its own, dies with the agent, has its three streams, its event stream and the file
+for its stacks and no other descriptor, default signal dispositions and an empty signal mask.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from distrain.agent import processes
-from distrain.wire import EVENTS_FD
+from distrain.wire import EVENTS_FD, STACKS_FD
 
-_REPORT_FD = 4
+_REPORT_FD = STACKS_FD + 1
 _ABOVE_OURS = 16
 _LARGEST_FD = 1 << 20
 
@@ -31,7 +31,14 @@ class Refusal:
 
 
 def start(
-    argv: Sequence[str], env: Mapping[str, str], cwd: str, *, stdin: int, output: int, events: int
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    *,
+    stdin: int,
+    output: int,
+    events: int,
+    stacks: int,
 ) -> tuple[int, int]:
     """Fork the task. Returns its pid, and a descriptor that `read_report` reads once it is readable.
 
@@ -47,7 +54,7 @@ def start(
         os.close(report_writer)
         raise
     if pid == 0:
-        _become(argv, env, cwd, (stdin, output, events, report_writer), agent)
+        _become(argv, env, cwd, (stdin, output, events, stacks, report_writer), agent)
     os.close(report_writer)
     return pid, report_fd
 
@@ -79,19 +86,20 @@ def file_of(data: bytes) -> int:
 
 
 def _become(
-    argv: Sequence[str], env: Mapping[str, str], cwd: str, fds: tuple[int, int, int, int], agent: int
+    argv: Sequence[str], env: Mapping[str, str], cwd: str, fds: tuple[int, int, int, int, int], agent: int
 ) -> NoReturn:
-    report = fds[3]
+    report = fds[-1]
     step = "start"
     try:
         os.setsid()
         processes.die_with_parent(agent)
         # What we move into place may have any number: first out of the way of the places.
-        stdin, output, events, report = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_OURS) for fd in fds)
+        stdin, output, events, stacks, report = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_OURS) for fd in fds)
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(events, EVENTS_FD)
+        os.dup2(stacks, STACKS_FD)
         report = os.dup2(report, _REPORT_FD, inheritable=False)
         os.closerange(_REPORT_FD + 1, _LARGEST_FD)
         for number in range(1, signal.NSIG):

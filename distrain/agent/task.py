@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 
 from distrain.agent import processes, spawn
+from distrain.agent.out_of_memory import Account, KernelsWord
 from distrain.agent.processes import Process
+from distrain.agent.stacks import Stacks
 from distrain.agent.streams import EventLines, Pipe
 from distrain.wire import (
     EVENTS_FD,
     EVENTS_FD_VARIABLE,
+    STACKS_FD,
+    STACKS_FD_VARIABLE,
     Message,
     StartTask,
     TaskCleared,
     TaskExited,
     TaskOutput,
+    TaskStacks,
     TaskStarted,
 )
 
@@ -42,13 +48,13 @@ class State(enum.Enum):
 
 
 class Task:
-    """A task that is to be started.
+    """A task that is to be started. `kernel` is asked why it died, if nobody here has killed it.
 
     Raises:
         OSError: there are no descriptors left for its streams.
     """
 
-    def __init__(self, request: StartTask, emit: Callable[[Message], None]) -> None:
+    def __init__(self, request: StartTask, kernel: KernelsWord, emit: Callable[[Message], None]) -> None:
         self.request = request
         self.name = request.task
         self.attempt = request.attempt
@@ -58,12 +64,17 @@ class Task:
         self.kill_at: float | None = None
         """When (monotonic) whatever is left is killed. None: no stop was asked for."""
         self._rest_was_told = False
+        self._killed_by_us = False
+        self._kernel = kernel
+        self._account: Account | None = None
         self._emit = emit
         self._mark = os.urandom(16).hex()
         lines = EventLines(self.name, self.attempt)
         with contextlib.ExitStack() as opened:
             self.stdin = spawn.file_of(request.stdin)
             opened.callback(os.close, self.stdin)
+            self.stacks = Stacks()
+            opened.callback(self.stacks.close)
             self.output = Pipe(self.print)
             opened.callback(self.output.close)
             self.events = Pipe(
@@ -76,7 +87,18 @@ class Task:
     @property
     def own_environment(self) -> Mapping[str, str]:
         """What the task's environment has beyond the agent's."""
-        return {**self.request.env, EVENTS_FD_VARIABLE: str(EVENTS_FD), _MARK_VARIABLE: self._mark}
+        ours = {EVENTS_FD_VARIABLE: str(EVENTS_FD), STACKS_FD_VARIABLE: str(STACKS_FD), _MARK_VARIABLE: self._mark}
+        return {**self.request.env, **ours}
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """What the task is to have, by the names that starting takes them by."""
+        return {
+            "stdin": self.stdin,
+            "output": self.output.write_fd,
+            "events": self.events.write_fd,
+            "stacks": self.stacks.fd,
+        }
 
     def print(self, data: bytes) -> None:
         """Pass on bytes as printed by the task."""
@@ -92,6 +114,7 @@ class Task:
         """The main process runs, and leads a session and process group of its own."""
         self.pid = pid
         self.state = State.RUNNING
+        self._account = self._kernel.account(pid)
         self._give_away()
         self._emit(TaskStarted(self.name, self.attempt, time.time(), pid))
         if self.kill_at is not None:
@@ -130,9 +153,33 @@ class Task:
         self.state = State.CLEARING
         self.output.drain()
         self.events.drain()
+        self.tell_stacks(math.inf)
         exited = result.si_code == os.CLD_EXITED
         code, number = (result.si_status, None) if exited else (None, result.si_status)
-        self._emit(TaskExited(self.name, self.attempt, time.time(), code, number))
+        is_riddle = number == signal.SIGKILL and not self._killed_by_us
+        why = self._kernel.why(self.pid, self._account) if is_riddle else None
+        self._emit(TaskExited(self.name, self.attempt, time.time(), code, number, why=why))
+
+    def ask_for_stacks(self, now: float) -> None:
+        """Have the task tell where its threads are; what it tells, if anything, is sent when it is there."""
+        if self.state is State.RUNNING and self.pid is not None:
+            self.stacks.ask(self.pid, now)
+            self.tell_stacks(now)
+        else:
+            self._emit(TaskStacks(self.name, self.attempt))
+
+    def tell_stacks(self, now: float) -> None:
+        """Send its stacks, if they were asked for and are there. `now` infinite: no more can come."""
+        told = self.stacks.take(now)
+        if told is not None:
+            self._emit(TaskStacks(self.name, self.attempt, told))
+
+    def signal_main(self, number: int) -> None:
+        """Signal the main process, if it runs."""
+        if self.state is State.RUNNING and self.pid is not None:
+            self._killed_by_us = self._killed_by_us or number == signal.SIGKILL
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
 
     def stop(self, now: float, grace_s: float) -> None:
         """TERM now, KILL when `grace_s` is over. Said again, it can only come sooner."""
@@ -140,6 +187,11 @@ class Task:
         self.kill_at = now + grace_s if self.kill_at is None else min(self.kill_at, now + grace_s)
         if first and self.state is State.RUNNING:
             self._terminate_group()
+
+    def extend(self, now: float, grace_s: float) -> None:
+        """If it is being stopped, it has `grace_s` from now for that after all."""
+        if self.kill_at is not None:
+            self.kill_at = max(self.kill_at, now + grace_s)
 
     def is_overdue(self, now: float) -> bool:
         """Whether the grace is over."""
@@ -161,6 +213,7 @@ class Task:
     def kill(self, members: Iterable[Process]) -> None:
         """The deadline is over and the main process still runs, or has not yet reported that it does."""
         if self.pid is not None:
+            self._killed_by_us = True
             with contextlib.suppress(PermissionError):  # it has become another user, as sudo does
                 os.kill(self.pid, signal.SIGKILL)
         self._signal(members, signal.SIGKILL)
@@ -199,6 +252,7 @@ class Task:
         self._give_away()
         self.output.close()
         self.events.close()
+        self.stacks.close()
 
     def _emit_all(self, messages: Iterable[Message]) -> None:
         for message in messages:

@@ -1,4 +1,4 @@
-"""All tasks of this host: starts them cold or warm, stops them, reaps what ends, and knows which process is whose.
+"""All tasks of this host: starts them cold or warm, stops them, reaps what ends, and measures what they use.
 
 It does no waiting: `main` selects on `sources`, and calls `tick` when `next_tick` has come. A task is known by its
 name until it is cleared.
@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from distrain.agent import processes, spawn
+from distrain.agent.members import by_task
+from distrain.agent.out_of_memory import KernelsWord
 from distrain.agent.processes import Process
 from distrain.agent.streams import Pipe
 from distrain.agent.task import State, Task, refusal
 from distrain.agent.warm import Forked, NotForked, Preloaded, Request
-from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent, TaskUsage
+from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent, TaskStacks, TaskUsage
 
 _LOOK_AGAIN_S = (0.02, 0.5)
 _USAGE_INTERVAL_S = 1.0
@@ -32,6 +34,7 @@ class Tasks:
     def __init__(self, tree: str, emit: Callable[[Message], None]) -> None:
         self._tree = tree
         self._emit = emit
+        self._kernel = KernelsWord()
         self._tasks: dict[str, Task] = {}
         self._preloaded: Preloaded | None = None
         self._refusing: str | None = None
@@ -65,7 +68,7 @@ class Tasks:
             self._refuse(request, f"{earlier.name} of attempt {earlier.attempt} is not cleared yet")
             return
         try:
-            task = self._tasks[request.task] = Task(request, self._emit)
+            task = self._tasks[request.task] = Task(request, self._kernel, self._emit)
             (self._start_warm if request.warm else self._start_cold)(task)
         except OSError as error:
             self._tasks.pop(request.task, None)
@@ -84,10 +87,26 @@ class Tasks:
         self._forget_cleared()
         self._look_soon()
 
-    def end(self, grace_s: float, reason: str) -> None:
-        """Stop all tasks, and start no other."""
+    def running(self, names: tuple[str, ...]) -> list[Task]:
+        """Those of these names, all if there are none, whose main processes run."""
+        running = (task for task in self._tasks.values() if task.state is State.RUNNING)
+        return [task for task in running if not names or task.name in names]
+
+    def ask_for_stacks(self, names: tuple[str, ...]) -> None:
+        """Have each tell where its threads are, and answer for those that are not there."""
+        for name in names:
+            task = self._tasks.get(name)
+            if task is None:
+                self._emit(TaskStacks(name, 0))
+            else:
+                task.ask_for_stacks(time.monotonic())
+
+    def end(self, grace_s: float, reason: str, *, at_least: bool = False) -> None:
+        """Stop all tasks, and start no other. `at_least`: those that are being stopped have so long, too."""
         self._refusing = reason
         self.stop((), grace_s)
+        for task in self._tasks.values() if at_least else ():
+            task.extend(time.monotonic(), grace_s)
         if self._preloaded is not None:
             self._heed_preload(self._preloaded)
 
@@ -114,7 +133,8 @@ class Tasks:
         stops = (task.kill_at for task in self._tasks.values() if task.kill_at is not None)
         rests = (pipe.resume_at for pipe in self._pipes() if has_room and pipe.resume_at)
         later = (due for due in (*stops, *rests) if due > now)
-        return min(self._look_at, self._usage_at, *later, math.inf)
+        stacks = (task.stacks.due for task in self._tasks.values())
+        return min(self._look_at, self._usage_at, *later, *stacks, math.inf)
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -123,6 +143,8 @@ class Tasks:
             self._look(now)
         if now >= self._usage_at:
             self._measure(now)
+        for task in self._tasks.values():
+            task.tell_stacks(now)
 
     def reap(self) -> None:
         """A child has ended: one of the tasks, the preload process, or an orphan that came to us."""
@@ -147,9 +169,8 @@ class Tasks:
     def _start_cold(self, task: Task) -> None:
         request = task.request
         environment = self._with_our_code({**os.environ, **task.own_environment})
-        streams = {"stdin": task.stdin, "output": task.output.write_fd, "events": task.events.write_fd}
         try:
-            task.pid, task.report_fd = spawn.start(request.argv, environment, request.cwd, **streams)
+            task.pid, task.report_fd = spawn.start(request.argv, environment, request.cwd, **task.descriptors)
         except OSError:
             task.close()
             raise
@@ -175,8 +196,7 @@ class Tasks:
             environment = dict(task.own_environment)
             if "PYTHONPATH" in environment:
                 environment = self._with_our_code(environment)
-            streams = {"stdin": task.stdin, "output": task.output.write_fd, "events": task.events.write_fd}
-            preloaded.ask(Request(task.name, request.argv, environment, request.cwd, **streams))
+            preloaded.ask(Request(task.name, request.argv, environment, request.cwd, **task.descriptors))
 
     def _with_our_code(self, environment: Mapping[str, str]) -> dict[str, str]:
         """`environment`, with distrain importable: in the task, and so in what the task starts."""
@@ -238,7 +258,7 @@ class Tasks:
         open_requests = preloaded.close(reason)
         for answer in open_requests:
             self._forked(answer)
-        if reason is None and not open_requests:
+        if reason is None and not open_requests and self._refusing is None:
             self._emit(AgentNote("error", f"the process that imports TensorFlow is gone: {preloaded.failed}"))
 
     # ---- ending
@@ -265,20 +285,8 @@ class Tasks:
         self._look_pause_s = _LOOK_AGAIN_S[0]
 
     def _members(self) -> dict[str, list[Process]]:
-        """The living processes of each task: its session and group, what is below those, and orphans of its."""
-        leaders = {task.pid: task for task in self._tasks.values() if task.pid is not None}
-        own_preload = self._preloaded.pid if self._preloaded is not None else None
-        members: dict[str, list[Process]] = {name: [] for name in self._tasks}
-        owners: dict[int, Task | None] = {}
-        for process in processes.below(processes.table(), os.getpid()):
-            above = process.pid, process.session, process.group
-            owner = next(filter(None, map(leaders.get, above)), None) or owners.get(process.parent)
-            if owner is None and process.parent == os.getpid() and process.pid != own_preload:
-                owner = next((task for task in self._tasks.values() if task.owns_orphan(process)), None)
-            owners[process.pid] = owner
-            if owner is not None and process.alive:
-                members[owner.name].append(process)
-        return members
+        """The living processes of each task."""
+        return by_task(self._tasks.values(), self._preloaded.pid if self._preloaded is not None else None)
 
     def _forget_cleared(self) -> None:
         self._tasks = {name: task for name, task in self._tasks.items() if task.state is not State.CLEARED}
@@ -303,6 +311,7 @@ class Tasks:
         for task in running:
             memory_bytes = sum(map(processes.memory_bytes, members[task.name]))
             cpu_s = sum(process.cpu_s for process in members[task.name])
-            self._emit(TaskUsage(task.name, task.attempt, memory_bytes, cpu_s))
+            stopped = any(process.pid == task.pid and process.stopped for process in members[task.name])
+            self._emit(TaskUsage(task.name, task.attempt, memory_bytes, cpu_s, stopped))
         spent_s = time.thread_time() - before_s
         self._usage_at = now + max(_USAGE_INTERVAL_S, spent_s / _USAGE_SHARE)

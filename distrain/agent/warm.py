@@ -34,6 +34,7 @@ class Request:
     stdin: int
     output: int
     events: int
+    stacks: int
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,22 @@ class Preloaded:
         self.pipe = Pipe(self._print)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.setblocking(False)
-        stdin = os.open(os.devnull, os.O_RDONLY)
+        nothing = os.open(os.devnull, os.O_RDONLY)
         try:
             self.pid, self.report_fd = spawn.start(
                 self._argv,
                 {**self.environment, PRELOAD_FD_VARIABLE: str(EVENTS_FD)},
                 self.tree,
-                stdin=stdin,
+                stdin=nothing,
                 output=self.pipe.write_fd,
                 events=theirs.fileno(),
+                stacks=nothing,
             )
         except OSError:
             self.close()
             raise
         finally:
-            os.close(stdin)
+            os.close(nothing)
             theirs.close()
             self.pipe.give_away()
 
@@ -191,7 +193,8 @@ class Preloaded:
             text = json.dumps(asked).encode()
             fd = spawn.file_of(text)
             try:
-                socket.send_fds(self.socket, [FORK], [fd, request.stdin, request.output, request.events])
+                descriptors = [fd, request.stdin, request.output, request.events, request.stacks]
+                socket.send_fds(self.socket, [FORK], descriptors)
             except BlockingIOError:  # it has enough to do: the next answer brings us back here
                 return
             except OSError:  # it is gone: its end will be noticed, and tells of this request too

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from distrain.cli.chaos import chaos
 from distrain.cli.launch import launch
-from distrain.cli.options import PATH, SET, host_options, run_options
+from distrain.cli.options import PATH, SET, host_options, missing, run_options
+from distrain.cli.runs import attach, list_runs, logs, status, stop
 
 
 def _show_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -28,22 +30,29 @@ def distrain() -> None:
     """Train TensorFlow and Keras models on many devices and machines, from one job file, or with a script of yours."""
 
 
-distrain.add_command(launch)
+for command in (launch, chaos, attach, logs, status, stop, list_runs):
+    distrain.add_command(command)
 
 
 @distrain.command()
-@click.argument("job", type=PATH)
+@click.argument("job", type=PATH, required=False)
 @SET
 @run_options
-def run(
-    job: Path, sets: tuple[str, ...], runs_dir: Path, name: str | None, dry_run: bool, as_json: bool, plain: bool
-) -> int:
-    """Train as the file JOB says."""
-    from distrain.cli.start import start
+def run(job: Path | None, sets: tuple[str, ...], name: str | None, resume: str | None, **manner: Any) -> int:
+    """Train as the file JOB says. With --resume it may be left out: then it is what the run had."""
+    from distrain.cli.start import Manner, origin_of, resumption, start
     from distrain.job.load import load_job
+    from distrain.launcher.resume import recorded
 
-    spec = load_job(job, sets, name=name)
-    return start(spec, job_file=job, runs_dir=runs_dir, dry_run=dry_run, as_json=as_json, plain=plain)
+    how = Manner(**manner)
+    origin = origin_of(resume, how)
+    if job is not None:
+        spec = load_job(job, sets, name=name)
+    elif origin is not None:
+        spec, job = recorded(origin, sets, name)
+    else:
+        raise missing("'JOB'")
+    return start(spec, how, job_file=job, resume=resumption(origin, name))
 
 
 @distrain.command()

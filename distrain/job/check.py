@@ -6,11 +6,10 @@ Pure rules over a JobSpec. `load` runs them and finds the place of each complain
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from distrain.job.cluster import LOCAL, needs_address, place, shortage, tasks_of, without_slot
+from distrain.job.cluster import LOCAL, divides, short_of_ports, shortage, without_slot
 from distrain.job.file.keras_names import LOSSES, logged_name
 from distrain.job.file.kinds import listed, quoted, suggestion
 from distrain.job.spec import DATASETS, JobSpec
@@ -80,7 +79,7 @@ def _one_device(job: JobSpec) -> Sentence:
 
 def _batch_over_replicas(job: JobSpec) -> Sentence:
     size, replicas = job.dataset.batch_size, job.replicas
-    if size % replicas == 0 or job.strategy.name not in ("Mirrored", "MultiWorkerMirrored"):
+    if job.strategy.name not in ("Mirrored", "MultiWorkerMirrored") or divides(job, job.cluster.workers):
         return None
     if job.strategy.name == "Mirrored" and job.cluster.workers > 1:  # its own complaint, and the replicas are unknown
         return None
@@ -118,20 +117,62 @@ def _arguments_of_a_built_in(job: JobSpec) -> Sentence:
     return f"dataset {job.dataset.name} takes no args", "remove dataset.args; they are for a function of your own"
 
 
-def _two_intervals(job: JobSpec) -> Sentence:
-    if job.checkpoint is None or job.checkpoint.every_steps is None or job.checkpoint.every_epochs is None:
+def _elastic_alone(job: JobSpec) -> Sentence:
+    if job.elastic is None or job.strategy.name not in ("OneDevice", "Mirrored"):
         return None
-    return "checkpoint has both every_steps and every_epochs", "keep one of the two"
+    return (
+        f"elastic is given, and strategy {job.strategy.name} has one worker, which nothing can do without",
+        "remove elastic, or choose strategy MultiWorkerMirrored or ParameterServer",
+    )
+
+
+def _elastic_minimum(job: JobSpec) -> Sentence:
+    workers = job.cluster.workers
+    if job.elastic is None or job.elastic.min_workers <= workers:
+        return None
+    number = f"{workers} worker" if workers == 1 else f"{workers} workers"
+    problem = f"elastic.min_workers is {job.elastic.min_workers}, and the job begins with {number}"
+    return problem, f"give {workers} or less, or more cluster.workers"
+
+
+def _elastic_batch(job: JobSpec) -> Sentence:
+    workers = job.cluster.workers
+    if job.elastic is None or job.elastic.min_workers >= workers:
+        return None
+    fewer = range(job.elastic.min_workers, workers)
+    if any(divides(job, number) for number in fewer):
+        return None
+    numbers = f"{fewer[0]}" if len(fewer) == 1 else f"any number from {fewer[0]} to {fewer[-1]}"
+    below = next((number for number in range(fewer[0], 0, -1) if divides(job, number)), None)
+    return (
+        f"elastic.min_workers is {job.elastic.min_workers}, and dataset.batch_size {job.dataset.batch_size} does not "
+        f"divide among {numbers} of the {workers} workers",
+        (f"give elastic.min_workers {below}, or " if below else "give ") + "a batch size that does",
+    )
+
+
+def _rollback(job: JobSpec) -> Sentence:
+    if job.watchdog.nan != "rollback":
+        return None
+    if job.checkpoint is None:
+        return (
+            "watchdog.nan is rollback, and checkpoint is false, so that there is nothing to go back to",
+            "have checkpoints written, or choose stop or ignore",
+        )
+    if job.restart is None:
+        return (
+            "watchdog.nan is rollback, which is a restart, and restart is false",
+            "allow restarts, or choose stop or ignore",
+        )
+    return None
 
 
 def _ports(job: JobSpec) -> Sentence:
+    short = short_of_ports(job) if not without_slot(job) else None
+    if short is None:
+        return None
+    host, tasks = short
     ports = job.cluster.ports
-    if not ports or not needs_address(job, tasks_of(job)[0]) or without_slot(job):
-        return None
-    tasks_by_host = Counter(placement.host.name for placement in place(job))
-    (host, tasks), *_ = tasks_by_host.most_common(1)
-    if len(ports) >= tasks:
-        return None
     listed = "1 port" if len(ports) == 1 else f"{len(ports)} ports"
     where = "" if host == LOCAL.name else f" on {host}"
     return (
@@ -270,6 +311,7 @@ _RULES = (
     Rule(("cluster.hosts",), _local_over_ssh),
     Rule(("cluster.hosts", "cluster.workers", "cluster.ps", "cluster.chief", "cluster.evaluators"), _room),
     Rule(("cluster.ports", "cluster.workers", "cluster.ps", "cluster.hosts", "strategy.name"), _ports),
+    Rule(("elastic.min_workers", "elastic", "cluster.workers", "cluster.hosts"), _elastic_minimum),
 )
 
 _TRAINING_RULES = (
@@ -287,7 +329,9 @@ _TRAINING_RULES = (
     Rule(("dataset.name", "dataset.path"), _npz_without_path),
     Rule(("dataset.path", "dataset.name"), _digits_with_path),
     Rule(("dataset.args", "dataset.name"), _arguments_of_a_built_in),
-    Rule(("checkpoint.every_epochs", "checkpoint.every_steps"), _two_intervals),
+    Rule(("elastic", "strategy.name"), _elastic_alone),
+    Rule(("elastic.min_workers", "elastic", "dataset.batch_size", "cluster", "strategy.name"), _elastic_batch),
+    Rule(("watchdog.nan", "checkpoint", "restart"), _rollback),
     Rule(("training.callbacks", "training.validation", "training.metrics", "model"), _watched),
     Rule(("training.loss", "dataset.name"), _one_hot_loss),
     Rule(("training.deterministic", "strategy.name"), _deterministic_parameter_server),

@@ -6,6 +6,7 @@ Owns roles, tasks, hosts, slots and placement. Does not know addresses: `plan` g
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -169,6 +170,35 @@ def room_for_workers(job: JobSpec) -> int:
     filling = _fill(replace(job, cluster=replace(job.cluster, workers=0)))
     admitting = [number for number, offer in enumerate(job.cluster.hosts) if not offer.roles or "worker" in offer.roles]
     return sum(filling.free[number] for number in admitting)
+
+
+def short_of_ports(job: JobSpec) -> tuple[str, int] | None:
+    """The host that has the most tasks and their number, where `cluster.ports` lists fewer. Every task has a slot."""
+    if not job.cluster.ports or not needs_address(job, tasks_of(job)[0]):
+        return None
+    (host, tasks), *_ = Counter(placement.host.name for placement in place(job)).most_common(1)
+    return (host, tasks) if tasks > len(job.cluster.ports) else None
+
+
+def divides(job: JobSpec, workers: int) -> bool:
+    """Whether so many workers can share the job's batches. Those of a program, or under ParameterServer, need not."""
+    if job.program is not None or job.strategy.name == "ParameterServer":
+        return True
+    return job.dataset.batch_size % (workers * job.cluster.devices_per_worker) == 0
+
+
+def shrunk(job: JobSpec, gone: frozenset[str]) -> JobSpec | None:
+    """The job without the hosts named `gone`: with as many of its workers as fit on those that are left and can share
+    its batches. All its other tasks stay. None where that is not possible, or the job does not want it.
+    """
+    left = tuple(offer for offer in job.cluster.hosts if offer.name not in gone)
+    if job.elastic is None or not left:
+        return None
+    for workers in range(job.cluster.workers, job.elastic.min_workers - 1, -1):
+        smaller = replace(job, cluster=replace(job.cluster, workers=workers, hosts=left))
+        if divides(smaller, workers) and not without_slot(smaller) and short_of_ports(smaller) is None:
+            return smaller
+    return None
 
 
 @dataclass

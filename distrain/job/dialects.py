@@ -156,7 +156,7 @@ def _torch(seat: Seat) -> dict[str, str]:
         "ROLE_WORLD_SIZE": size,
         "TORCHELASTIC_RUN_ID": seat.run,
         "TORCHELASTIC_RESTART_COUNT": str(seat.attempt - 1),
-        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_MAX_RESTARTS": str(seat.job.restart.max if seat.job.restart else 0),
         # Else an outer torchrun's "True" would have rank 0 look for a store that nobody has opened.
         "TORCHELASTIC_USE_AGENT_STORE": "False",
     }

@@ -28,8 +28,11 @@ _Dumper.add_representer(str, _text)
 def to_yaml(job: JobSpec) -> str:
     """The job as YAML, every key present that concerns it. `load_job` reads the same job from it, secrets apart."""
     plain = masked_job(job)
-    if "checkpoint" in plain and plain["checkpoint"] is None:
-        plain["checkpoint"] = False
+    for section in ("checkpoint", "restart", "elastic"):
+        if section in plain and plain[section] is None:
+            plain[section] = False
+    timeout_s = plain["watchdog"]["step_timeout_s"]
+    plain["watchdog"]["step_timeout_s"] = "auto" if timeout_s is None else timeout_s or False
     text = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     assert isinstance(text, str)
     return text

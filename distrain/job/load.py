@@ -126,6 +126,8 @@ def _read(tree: Node, file: str, findings: Findings) -> JobSpec:
     if _given(tree, "program"):
         # One that cannot be read is a program all the same.
         values.setdefault("program", ProgramSpec(("unreadable",)))
+        # It may not know how to go on from what it left, unless its user says so.
+        values.setdefault("restart", None)
     job = _with_numbers(JobSpec(**{"name": _name_after(file), **values}), tree)
     if job.program is not None:
         for path, reason in NOT_FOR_PROGRAMS.items():

@@ -19,16 +19,28 @@ from distrain.job.spec import JobSpec, ProgramSpec
 @dataclass(frozen=True)
 class HostFacts:
     """What a plan must know of one host: the tasks' interpreter, where they start, what they see as the run directory,
-    where what they leave is collected from, where their imports are looked for, and how much it has to compute with.
+    where what they leave is collected from, where the run's checkpoints are, where the tasks' imports are looked for,
+    and how much it has to compute with.
     """
 
     python: str
     cwd: str
     run_dir: str
     output_dir: str
+    checkpoints: str
     import_paths: tuple[str, ...]
     cores: int
     gpus: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What an attempt goes on from: the checkpoint called `name` (`step-00000200`), which is on every host that has
+    tasks. `skip_to`: the step to go on with where that is not the checkpoint's own.
+    """
+
+    name: str
+    skip_to: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,8 +114,9 @@ def make_plan(
     run: str,
     attempt: int,
     facts: Mapping[str, HostFacts],
+    resume: Resume | None = None,
 ) -> Plan:
-    """The start of every task of the job.
+    """The start of every task of the job. `resume`: what it goes on from, None: from the beginning.
 
     `addresses` (`host:port`, an IPv6 host in brackets) holds each task that `needs_address`; `facts` is by the host's
     name.
@@ -115,6 +128,7 @@ def make_plan(
     for placement in placements:
         task, host = placement.task, placement.host.name
         there = facts[host]
+        checkpoints = _checkpoints(job, run, there)
         assignment = {
             "format": 1,
             "task": str(task),
@@ -125,6 +139,8 @@ def make_plan(
             "threads": _threads(job, placements, placement, there.cores),
             "one_host": len({other.host for other in placements}) == 1,
             "import_paths": list(there.import_paths),
+            "checkpoints": checkpoints if job.checkpoint is not None else None,
+            "resume": resume and {"path": f"{checkpoints}/{resume.name}", "skip_to": resume.skip_to},
             "job": job_json,
         }
         seat = Seat(job, placements, addresses, task, run, attempt, there.gpus, there.output_dir)
@@ -143,6 +159,13 @@ def make_plan(
             )
         )
     return Plan(attempt, job, tuple(tasks))
+
+
+def _checkpoints(job: JobSpec, run: str, there: HostFacts) -> str:
+    """The folder of the run's checkpoints on a host."""
+    if job.checkpoint is None or job.checkpoint.path is None:
+        return there.checkpoints
+    return f"{job.checkpoint.path}/{run}"
 
 
 def _argv(program: ProgramSpec | None, python: str) -> tuple[str, ...]:

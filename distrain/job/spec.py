@@ -246,6 +246,7 @@ NOT_FOR_PROGRAMS: Mapping[str, str] = {
     "training": "a program trains in its own way",
     "strategy": "a program makes its own strategy, out of what TF_CONFIG tells it",
     "checkpoint": "a program writes its own checkpoints, and what it writes into $DISTRAIN_OUTPUT_DIR is kept",
+    "watchdog.nan": "a program looks at its own loss",
     "warm": "a program is always started by itself",
     "cluster.devices_per_worker": "a program sees all devices of its host, and $LOCAL_RANK tells it its own",
     "cluster.threads_per_worker": "a program chooses its own number of threads",

@@ -6,9 +6,13 @@ Pure. What follows from a failure is `supervise`'s.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from distrain.launcher.events import Event
 from distrain.launcher.state import Failure, State
+from distrain.wire import PREEMPTED_EXIT
 
 CONSEQUENCES = (
     "UnavailableError",
@@ -38,11 +42,14 @@ def failure_of(state: State, event: Event, *, exit_code: int | None, signal_name
     task = state.tasks[event.task]
     said = task.failure
     if said is not None:
-        kind, message = ("job" if said.get("job_error") else "exception"), str(said.get("message"))
+        kind, message = _said(said), str(said.get("message"))
     elif event.data.get("message"):
         kind, message = "start", str(event.data["message"])
+    elif signal_name == "SIGTERM" or exit_code == PREEMPTED_EXIT:
+        kind, message = "preempted", "was asked to leave"
     elif signal_name is not None:
-        kind, message = "signal", f"killed by {signal_name}"
+        why = event.data.get("why")
+        kind, message = "signal", f"killed by {signal_name}" + (f": {why}" if why else "")
     elif exit_code == 0:
         kind, message = "early_exit", "ended with exit code 0 before its work was done"
     else:
@@ -63,7 +70,24 @@ def failure_of(state: State, event: Event, *, exit_code: int | None, signal_name
         log_tail=tail,
         where=said.get("where") if said is not None else None,
         cause=not (aborted and any(word in hints for word in CONSEQUENCES)),
+        step=_step(said or {}, task.step),
+        age_s=float(event.data.get("age_s", 0.0)),
     )
+
+
+_WHY = frozenset(("nan", "checkpoint", "preempted"))
+"""What a task may say of why it fails, beside that it raised an exception: the failure's kind then."""
+
+
+def _said(said: Mapping[str, Any]) -> str:
+    if said.get("job_error"):
+        return "job"
+    return str(said["why"]) if said.get("why") in _WHY else "exception"
+
+
+def _step(said: Mapping[str, Any], known: int | None) -> int | None:
+    told = said.get("step")
+    return told if isinstance(told, int) else known
 
 
 def silent_peer(state: State, failure: Failure) -> Failure | None:
@@ -73,4 +97,8 @@ def silent_peer(state: State, failure: Failure) -> Failure | None:
     if not other:
         return None
     message = f"stopped answering, says {failure.task}"
-    return Failure(failure.time, other.name, other.host, state.attempt, "unresponsive", message)
+    return replace(
+        Failure(failure.time, other.name, other.host, state.attempt, "unresponsive", message),
+        step=failure.step,
+        age_s=failure.age_s,
+    )

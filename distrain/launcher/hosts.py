@@ -1,44 +1,35 @@
-"""All hosts of a run: opens their connections side by side, keeps contact, and has them find each other.
+"""All hosts of a run: opens their connections side by side, keeps contact, and gives them their tasks.
 
-Owns the sessions and the sentences about several hosts together. What a host's loss means for the run is
+Owns the sessions. How the hosts find each other is `meeting`'s. What a host's loss means for the run is
 `supervise`'s; this only says that it happened.
 """
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from distrain import wire
 from distrain.errors import DistrainError, HostError
 from distrain.job.cluster import Placement, Task, chief_of, needs_address
 from distrain.job.plan import HostFacts
+from distrain.launcher.chaos import Injury, Kind
+from distrain.launcher.checkpoints import FOLDER
 from distrain.launcher.events import Event, now
 from distrain.launcher.link import close_all
+from distrain.launcher.meeting import Meeting
 from distrain.launcher.outset import Outset
-from distrain.launcher.reach import PROBE_TIMEOUT_S, Offer, judge, targets
 from distrain.launcher.session import Session
 
 OPENING_AT_ONCE = 32
 """How many connections are opened at the same time: each costs this machine a process and a handshake."""
 FAREWELL_S = 5.0
-_TRY_TIMEOUT_S = 2.0
 _LOOPBACK = "127.0.0.1"
-_COMPARED = {"tensorflow": "TensorFlow", "keras": "Keras"}
 
 Heard = Event | wire.TaskMessage
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """Tasks, each with its port, that `prober` was asked to connect to."""
-
-    prober: str
-    tasks: tuple[tuple[str, str], ...]
 
 
 class Hosts:
@@ -46,28 +37,32 @@ class Hosts:
 
     def __init__(self, outset: Outset, placements: Sequence[Placement]) -> None:
         self._outset = outset
+        self._sessions: dict[str, Session] = {}
+        self._known = {placement.host.name: placement.host for placement in placements}
+        self._waiting = deque(self._known)
+        self._alone = len(self._known) == 1
+        self._lay_out(placements)
+        self._meeting = Meeting(self._sessions)
+        self._receiving: set[str] = set()
+        """Hosts that a checkpoint is on its way to."""
+        self._cut_until: dict[str, float] = {}
+
+    def _lay_out(self, placements: Sequence[Placement]) -> None:
         self._placements = placements
-        hosts = {placement.host.name: placement.host for placement in placements}
-        self._waiting = deque(hosts.values())
-        self._alone = len(hosts) == 1
         chief = chief_of([placement.task for placement in placements])
         self._host_of = {str(placement.task): placement.host.name for placement in placements}
         self._chief_host = self._host_of[str(chief)]
-        self._sessions: dict[str, Session] = {}
-        self._offers: tuple[Offer, ...] = ()
-        self._reached: dict[str, Sequence[str | None]] = {}
-        self._addresses: Mapping[str, str] = {}
-        self._orders = itertools.count()
-        self._meeting: int | None = None
-        """The number of the Probe by which the hosts find each other, until that is done."""
-        self._trials: dict[int, _Trial] = {}
 
     # ---- what the loop waits for
 
-    def interest(self) -> dict[int, tuple[int, str]]:
-        """The descriptors to watch, each with its mask and the host to `hear` then."""
+    def interest(self) -> dict[int, tuple[int, tuple[str, int]]]:
+        """The descriptors to watch, each with its mask, and with the connection that it is of: the host to `hear`
+        then, and the process.
+        """
         return {
-            fd: (mask, name) for name, session in self._sessions.items() for fd, mask in session.link.interest().items()
+            fd: (mask, (name, session.link.pid))
+            for name, session in self._sessions.items()
+            for fd, mask in session.link.interest().items()
         }
 
     def hear(self, name: str) -> Iterator[Heard]:
@@ -77,18 +72,27 @@ class Hosts:
             return
         try:
             for message in session.link.receive():
+                if self._sessions.get(name) is not session:
+                    return  # what was heard before made somebody close it
                 match message:
                     case wire.Probed(number, results):
-                        yield from self._probed(name, number, results)
+                        yield from self._meeting.probed(name, number, results)
                     case wire.FilePart():
                         yield from self._received(session, message)
                     case wire.TaskMessage(task) if self._host_of.get(task) != name:
                         raise wire.WireError(f"it speaks of {task}, which is not there")
+                    case wire.TaskEvent(kind="checkpoint", data={"kept": list(names)}):
+                        session.keep_only(map(str, names))
+                        yield message
                     case wire.TaskMessage():
                         yield message
+                    case wire.FileKept():
+                        yield from session.take(message)
+                        yield from self._kept(name)
                     case _:
                         yield from session.take(message)
-            session.send_more()
+            if self._sessions.get(name) is session:
+                session.send_more()
         except HostError as error:
             yield self._lost(name, str(error))
         except wire.WireError as error:
@@ -111,110 +115,134 @@ class Hosts:
             if session.link.deadline is not None and session.link.deadline <= time.monotonic():
                 yield from self.hear(name)
         for name, session in list(self._sessions.items()):
+            if self._sessions.get(name) is not session:
+                continue
             try:
                 session.keep_contact()
                 session.send_more()
             except HostError as error:
                 yield self._lost(name, str(error))
         while self._waiting and sum(session.welcome is None for session in self._sessions.values()) < OPENING_AT_ONCE:
-            host = self._waiting.popleft()
+            name = self._waiting.popleft()
             try:
-                self._sessions[host.name] = self._open(host.name)
+                self._sessions[name] = self._open(name)
             except HostError as error:
-                yield Event(now(), "host_lost", host=host.name, data={"message": str(error)})
+                yield Event(now(), "host_lost", host=name, data={"message": str(error), "age_s": 0.0})
 
     def _open(self, name: str) -> Session:
-        here = [placement for placement in self._placements if placement.host.name == name]
-        return Session(
-            here[0].host,
+        session = Session(
+            self._known[name],
             self._outset,
             of_chief=name == self._chief_host,
-            addressed=tuple(p.task for p in here if needs_address(self._outset.job, p.task)),
+            addressed=self._addressed(name),
             token="" if self._alone else secrets.token_hex(16),
         )
+        session.link.silence(self._cut_until.get(name, 0.0))
+        return session
 
     def _lost(self, name: str, message: str) -> Event:
-        self._sessions.pop(name).close()
-        return Event(now(), "host_lost", host=name, data={"message": message})
+        session = self._sessions.get(name)
+        age_s = 0.0 if session is None else time.monotonic() - session.link.heard_at
+        self._forget(name)
+        return Event(now(), "host_lost", host=name, data={"message": message, "age_s": round(age_s, 3)})
+
+    def _forget(self, name: str) -> None:
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            session.close()
+        self._meeting.forget(name)
+        self._receiving.discard(name)
+
+    # ---- another attempt
+
+    def open(self, names: Sequence[str]) -> None:
+        """Open these anew, in place of what there is of a connection to them. In the end `hear` gives `host_prepared`
+        or `host_lost` for each.
+        """
+        self.drop(names)
+        self._waiting.extend(names)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Close the connection to these, if there is one: their agents end what is left."""
+        for name in names:
+            self._forget(name)
+            if name in self._waiting:
+                self._waiting.remove(name)
+
+    def lay_out(self, placements: Sequence[Placement]) -> frozenset[str]:
+        """Give the hosts other tasks. Returns the names of those that must be prepared once more for theirs."""
+        self._lay_out(placements)
+        return frozenset(
+            name
+            for name, session in self._sessions.items()
+            if session.welcome is not None and session.assign(self._addressed(name), of_chief=name == self._chief_host)
+        )
+
+    def _addressed(self, name: str) -> tuple[Task, ...]:
+        here = [placement.task for placement in self._placements if placement.host.name == name]
+        return tuple(task for task in here if needs_address(self._outset.job, task))
+
+    def send_checkpoint(self, path: Path) -> Iterator[Event]:
+        """Have the checkpoint at `path` on every host; `checkpoint_sent` tells when it is, here or in `hear`."""
+        lacking = [name for name in self._hosts_with_tasks() if self._sessions[name].lacks(path.name)]
+        self._receiving = set(lacking)
+        for name in lacking:
+            try:
+                self._sessions[name].send_folder(path, f"{FOLDER}/{path.name}")
+            except HostError as error:
+                yield self._lost(name, str(error))
+        if not lacking:
+            yield Event(now(), "checkpoint_sent")
+
+    def _kept(self, name: str) -> Iterator[Event]:
+        if name in self._receiving:
+            self._receiving.discard(name)
+            if not self._receiving:
+                yield Event(now(), "checkpoint_sent")
+
+    def _hosts_with_tasks(self) -> list[str]:
+        return [name for name in dict.fromkeys(self._host_of.values()) if name in self._sessions]
 
     # ---- finding each other
 
     def connect(self) -> None:
-        """Have every host try the others. In the end `hear` gives `hosts_connected`, or `host_unreachable`."""
-        self._offers = tuple(session.offer() for session in self._sessions.values())
-        self._reached = {}
-        self._meeting = next(self._orders)
-        wanted = tuple(target.to_wire() for target in targets(self._offers))
-        self.send_all(wire.Probe(self._meeting, wanted, PROBE_TIMEOUT_S))
-
-    def _probed(self, name: str, number: int, results: Sequence[str | None]) -> Iterator[Event]:
-        if number in self._trials:
-            yield from self._tried(self._trials.pop(number), results)
-        if number != self._meeting:
-            return
-        self._reached[name] = results
-        if self._reached.keys() < {offer.host for offer in self._offers}:
-            return
-        self._meeting = None
-        reach = judge(self._offers, self._reached)
-        self._addresses = reach.addresses
-        if not reach.complaints:
-            yield from self._differences()
-            yield Event(now(), "hosts_connected", data={"addresses": dict(self._addresses)})
-            return
-        told = [(host, {"message": f"{host}: {complaint}"}) for host, complaint in reach.complaints.items()]
-        for host, data in told[1:]:
-            yield Event(now(), "host_failed", host=host, data=data)
-        yield Event(now(), "host_unreachable", host=told[0][0], data=told[0][1])
-
-    def _differences(self) -> Iterator[Event]:
-        """Hosts whose TensorFlow or Keras is not that of the others train together, or fail in odd ways."""
-        for package, title in _COMPARED.items():
-            there = {
-                name: session.versions[package]
-                for name, session in self._sessions.items()
-                if package in session.versions
-            }
-            if len(set(there.values())) > 1:
-                listed = ", ".join(f"{version} on {name}" for name, version in there.items())
-                message = f"{title} differs between the hosts: {listed}; install one version everywhere"
-                yield Event(now(), "note", data={"level": "warning", "message": message})
+        """Have every host try those whose addresses are not known yet. In the end `hear` gives `hosts_connected`, or
+        `host_unreachable`.
+        """
+        self._meeting.begin(self._hosts_with_tasks())
 
     def try_tasks(self, names: Sequence[str]) -> None:
         """Try to connect to these tasks, from the chief's host where that is another. `hear` gives `tried` for each."""
-        addresses = {str(task): address for task, address in self.addresses().items()}
-        by_prober: dict[str, list[str]] = {}
-        for name in filter(addresses.__contains__, names):
-            candidates = [self._chief_host, *self._sessions, self._host_of[name]]
-            others = [other for other in candidates if other in self._sessions and other != self._host_of[name]]
-            by_prober.setdefault((others or [self._host_of[name]])[0], []).append(name)
-        for prober, tasks in by_prober.items():
-            number = next(self._orders)
-            split = [addresses[task].rpartition(":") for task in tasks]
-            pairs = zip(tasks, split, strict=True)
-            self._trials[number] = _Trial(prober, tuple((task, port) for task, (_, _, port) in pairs))
-            wanted = tuple((host.strip("[]"), int(port), "") for host, _, port in split)
-            self.send(prober, wire.Probe(number, wanted, _TRY_TIMEOUT_S))
+        addresses = {str(task): address for task, address in self.addresses().items() if str(task) in names}
+        self._meeting.try_tasks(addresses, self._host_of, self._chief_host)
 
-    def _tried(self, trial: _Trial, results: Sequence[str | None]) -> Iterator[Event]:
-        for (task, port), result in zip(trial.tasks, results, strict=True):
-            reach = None if result is None else f"port {port} {result} from {trial.prober}"
-            yield Event(now(), "tried", task=task, data={"reach": reach})
+    # ---- injuries
+
+    def harm(self, injury: Injury) -> None:
+        """Do it, which makes `hear` give `harmed`; but for a cut, which is done here."""
+        session = self._sessions.get(injury.host)
+        if injury.kind is Kind.CUT:
+            until = self._cut_until[injury.host] = time.monotonic() + injury.seconds
+            if session is not None:
+                session.link.silence(until)
+        elif session is not None:
+            session.link.send(injury.order(str(self._outset.rundir.path) if session.is_local else None))
 
     # ---- what the plan must know
 
     def addresses(self) -> dict[Task, str]:
         """`host:port` of every task that others connect to."""
         found = {}
-        for name, session in self._sessions.items():
-            address = _LOOPBACK if self._alone else self._addresses[name]
+        for name in self._hosts_with_tasks():
+            session = self._sessions[name]
+            address = _LOOPBACK if self._alone else self._meeting.addresses[name]
             shown = f"[{address}]" if ":" in address else address
-            for task, port in zip(session.addressed, session.ports, strict=True):
+            for task, port in zip(session.addressed, session.ports, strict=False):
                 found[task] = f"{shown}:{port}"
         return found
 
     def facts(self) -> dict[str, HostFacts]:
-        return {name: session.facts() for name, session in self._sessions.items()}
+        return {name: self._sessions[name].facts() for name in self._hosts_with_tasks()}
 
     # ---- speaking
 

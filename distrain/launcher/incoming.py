@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -16,7 +17,21 @@ from typing import IO
 from distrain.errors import DistrainError, HostError
 from distrain.wire import FilePart
 
-_OURS = frozenset(("job.yaml", "plan.json", "events.jsonl", "metrics.jsonl", "summary.json", "logs", "from"))
+_OURS = frozenset(
+    (
+        ".lock",
+        ".agents",
+        "job.yaml",
+        "plan.json",
+        "events.jsonl",
+        "metrics.jsonl",
+        "summary.json",
+        "launcher.log",
+        "logs",
+        "stacks",
+        "from",
+    )
+)
 """What the launcher writes itself: nothing that arrives may take its place."""
 
 _SYNC_BYTES = 64 << 20
@@ -28,12 +43,12 @@ _MODEL = "model.keras"
 
 
 class Incoming:
-    """What comes from one host into `run_dir`, below `prefix`; `keep` of its checkpoints stay, None: all."""
+    """What comes from one host into `run_dir`, below `prefix`."""
 
-    def __init__(self, run_dir: Path, *, prefix: str, keep: int | None) -> None:
+    def __init__(self, run_dir: Path, *, prefix: str) -> None:
         self._run_dir = run_dir
         self._prefix = PurePosixPath(prefix)
-        self._keep = keep
+        self._kept: frozenset[str] | None = None
         self._host = self._prefix.name or "the chief's host"
         self._artifact: str | None = None
         self._hidden: Path | None = None
@@ -77,6 +92,13 @@ class Incoming:
             _remove(self._hidden)
         self._file = self._hidden = None
 
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Of the checkpoints, those of these `names` stay, as at the chief; so does the newest that is here, until a
+        newer one has arrived.
+        """
+        self._kept = frozenset(names)
+        self._thin_out()
+
     def _write(self, part: FilePart, hidden: Path) -> None:
         if self._file is None:
             place = hidden / self._inside(part.path)
@@ -106,16 +128,21 @@ class Incoming:
         else:
             os.rename(self._hidden, final)
         self._hidden = None
-        if final.parent.name == _CHECKPOINTS and self._keep is not None:
-            self._thin_out(final.parent, self._keep)
+        if final.parent.name == _CHECKPOINTS:
+            self._thin_out()
         return str(final.relative_to(self._run_dir))
 
-    def _thin_out(self, checkpoints: Path, keep: int) -> None:
+    def _thin_out(self) -> None:
+        checkpoints = self._run_dir / self._prefix / _CHECKPOINTS
+        if self._kept is None or not checkpoints.is_dir():
+            return
         numbered = [(int(found[1]), name) for name in os.listdir(checkpoints) if (found := _CHECKPOINT.fullmatch(name))]
-        for _, name in sorted(numbered)[:-keep]:
-            gone = checkpoints / f".{name}.{os.urandom(4).hex()}"
-            os.rename(checkpoints / name, gone)
-            _remove(gone)
+        for _, name in sorted(numbered)[:-1]:
+            if name not in self._kept:
+                gone = checkpoints / f".{name}.{os.urandom(4).hex()}"
+                with suppress(OSError):  # one that cannot be removed now is removed with the next
+                    os.rename(checkpoints / name, gone)
+                    _remove(gone)
 
     def _final(self, artifact: str) -> Path:
         """Where it becomes visible."""

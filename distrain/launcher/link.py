@@ -48,7 +48,7 @@ class _State(enum.Enum):
 
 class AgentLink:
     """The connection to the agent on the host called `host`: `bundle`, brought there by `transport` and run by its
-    `python`.
+    `python`. `inherits`: a descriptor that the connection's process keeps open for as long as it lives.
 
     Raises:
         HostError: it cannot be started at all.
@@ -64,6 +64,7 @@ class AgentLink:
         cache: str | None = None,
         minimum_python: tuple[int, int] = MINIMUM_PYTHON,
         timeout_s: float = HANDSHAKE_TIMEOUT_S,
+        inherits: int | None = None,
     ) -> None:
         self.host = host
         self.welcome: Welcome | None = None
@@ -79,12 +80,13 @@ class AgentLink:
         self._farewell = False
         self._broken = False
         self._held_back: HostError | None = None
+        self._silent_until = 0.0
         self._decoder = Decoder()
         self._held: list[Message] = []
         self._outgoing: deque[memoryview] = deque()
         self._stderr = b""
         self._stderr_line = b""
-        self._start()
+        self._start(() if inherits is None else (inherits,))
 
     @property
     def ended(self) -> bool:
@@ -103,10 +105,20 @@ class AgentLink:
 
     def interest(self) -> dict[int, int]:
         """The descriptors to watch, each with a mask of `selectors.EVENT_READ` and `EVENT_WRITE`."""
+        if self._is_silent:
+            return {}
         wanted = {fd: selectors.EVENT_READ for fd in (self._output_fd, self._stderr_fd) if fd >= 0}
         if self._outgoing and self._input_fd >= 0:
             wanted[self._input_fd] = selectors.EVENT_WRITE
         return wanted
+
+    def silence(self, until: float) -> None:
+        """As if the network between were gone: until then (monotonic) nothing is read or written."""
+        self._silent_until = until
+
+    @property
+    def _is_silent(self) -> bool:
+        return time.monotonic() < self._silent_until
 
     def send(self, message: Message) -> None:
         """Send as soon as may be. What the agent no longer reads is dropped: its end is told by `receive`.
@@ -143,9 +155,11 @@ class AgentLink:
     def _exchange(self, messages: list[Message]) -> None:
         """Write and read what can be without waiting; what arrives is added to `messages`, also before an error."""
         self._flush()
-        self._read_stderr(messages)
+        reads = 0 if self._is_silent else _READS_PER_CALL
+        if reads:
+            self._read_stderr(messages)
         try:
-            for _ in range(_READS_PER_CALL):
+            for _ in range(reads):
                 if not self._read_output(messages):
                     break
         except WireError as error:
@@ -170,7 +184,7 @@ class AgentLink:
             return self._process.wait(timeout_s)
         return None
 
-    def _start(self) -> None:
+    def _start(self, inherited: tuple[int, ...]) -> None:
         command = self._transport.command(self._handshake.argv)
         try:
             self._process = subprocess.Popen(
@@ -179,6 +193,7 @@ class AgentLink:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                pass_fds=inherited,
                 start_new_session=True,  # Ctrl-C is for the launcher, which tells the agents
             )
         except OSError as error:
@@ -194,7 +209,7 @@ class AgentLink:
 
     def _flush(self) -> None:
         """Write what the connection takes now."""
-        while self._outgoing and self._input_fd >= 0:
+        while self._outgoing and self._input_fd >= 0 and not self._is_silent:
             try:
                 sent = os.write(self._input_fd, self._outgoing[0])
             except BlockingIOError:

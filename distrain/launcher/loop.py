@@ -18,57 +18,69 @@ from typing import Any
 
 from distrain import wire
 from distrain.errors import DistrainError
-from distrain.job.cluster import chief_of, place, serves
 from distrain.job.masking import masked_arguments
-from distrain.job.plan import make_plan
-from distrain.launcher.events import Event, Sink, flaw, now
-from distrain.launcher.hosts import Hosts
-from distrain.launcher.outset import Outset
-from distrain.launcher.state import (
+from distrain.launcher.actions import (
     Abandon,
     Action,
+    AskForStacks,
+    ChooseCheckpoint,
     ConnectHosts,
+    DropHosts,
     End,
-    Policy,
+    OpenHosts,
+    Reshape,
+    SendCheckpoint,
     StartTasks,
     Stop,
-    TaskState,
     Tell,
     TryTasks,
 )
+from distrain.launcher.attempts import Attempts
+from distrain.launcher.chaos import Chaos
+from distrain.launcher.events import Event, Sink, flaw, now
+from distrain.launcher.outset import Outset
+from distrain.launcher.state import Policy
 from distrain.launcher.summary import Tally
 from distrain.launcher.supervise import begin, decide
 
 TICK_S = 0.1
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 20
-_UNTOLD = frozenset({"receiving", "tried"})
+_UNTOLD = frozenset({"receiving", "tried", "checkpoint_sent"})
 """Kinds that matter to what is decided, and to nobody else."""
 
 
 class Loop:
-    """One run. `state` is what has been decided so far."""
+    """One run. `state` is what has been decided so far. `chaos` injures it, and follows what comes of that."""
 
-    def __init__(self, outset: Outset, sinks: tuple[Sink, ...], signals: socket.socket | None, *, began: float) -> None:
+    def __init__(
+        self,
+        outset: Outset,
+        sinks: tuple[Sink, ...],
+        signals: socket.socket | None,
+        *,
+        began: float,
+        chaos: Chaos | None = None,
+    ) -> None:
         job = outset.job
+        self._outset = outset
         self._job = job
         self._rundir = outset.rundir
-        self._sinks = list(sinks)
-        self._placements = place(job)
-        self._host_of = {str(placement.task): placement.host.name for placement in self._placements}
-        self._hosts = Hosts(outset, self._placements)
-        chief = chief_of([placement.task for placement in self._placements])
+        self._sinks = [*sinks, *([chaos] if chaos is not None else [])]
+        self._chaos = chaos
+        self._attempts = Attempts(outset)
+        self._hosts = self._attempts.hosts
         self.state = begin(
-            (
-                TaskState(str(p.task), p.host.name, serves=serves(job, p.task), speaks=job.program is None)
-                for p in self._placements
-            ),
-            str(chief),
+            self._attempts.tasks(),
+            self._attempts.chief,
             time=began,
-            policy=Policy(start_timeout_s=job.cluster.start_timeout_s),
+            policy=Policy.of(job),
+            attempt=outset.first_attempt,
+            resume=outset.resumed_from is not None and job.program is None,
         )
         self._tally = Tally(began)
         self._tails: dict[str, bytes] = {}
+        self._least_lag_s: dict[str, float] = {}
         self._over = False
         self._signals = signals
         self._selector = selectors.DefaultSelector()
@@ -90,8 +102,13 @@ class Loop:
                 "tasks": [[task.name, task.host] for task in self.state.tasks.values()],
                 "epochs": 0 if program else self._job.training.epochs,
                 "argv": masked_arguments(sys.argv),
+                "cwd": self._outset.place.cwd,
+                "job_file": self._outset.job_file,
+                "resumed_from": self._outset.resumed_from,
             },
         )
+        for level, sentence in self._outset.notes:
+            self._tell("note", data={"level": level, "message": sentence})
         next_tick = 0.0
         while not self._over:
             self._wait(TICK_S)
@@ -110,8 +127,14 @@ class Loop:
     def _tick(self, at: float) -> None:
         for heard in self._hosts.tick():
             self._heard(heard)
+        if (chosen := self._attempts.chosen()) is not None:
+            self._decide(chosen)
         self._decide(Event(at, "tick", self.state.attempt))
         self._each_sink(lambda sink: sink.tick(at))
+        for injury in self._chaos.due(at) if self._chaos is not None else ():
+            done = {"injury": injury.kind.value, "targets": list(injury.targets), "seconds": injury.seconds}
+            self._tell("harm", host=injury.host, data=done)
+            self._hosts.harm(injury)
 
     def _wait(self, timeout_s: float) -> None:
         wanted = self._hosts.interest()
@@ -119,13 +142,16 @@ class Loop:
         registered = {key.fd: key for key in watched if key.fileobj is not self._signals}
         for fd in registered.keys() - wanted.keys():
             self._selector.unregister(fd)
-        for fd, (mask, host) in wanted.items():
+        for fd, (mask, connection) in wanted.items():
+            if fd in registered and registered[fd].data != connection:  # another one, whose descriptor has that number
+                self._selector.unregister(fd)
+                del registered[fd]
             if fd not in registered:
-                self._selector.register(fd, mask, host)
-            elif (registered[fd].events, registered[fd].data) != (mask, host):
-                self._selector.modify(fd, mask, host)
+                self._selector.register(fd, mask, connection)
+            elif registered[fd].events != mask:
+                self._selector.modify(fd, mask, connection)
         ready = self._selector.select(timeout_s)
-        for host in dict.fromkeys(key.data for key, _ in ready if key.fileobj is not self._signals):
+        for host in dict.fromkeys(key.data[0] for key, _ in ready if key.fileobj is not self._signals):
             for heard in self._hosts.hear(host):
                 self._heard(heard)
         if any(key.fileobj is self._signals for key, _ in ready):
@@ -147,33 +173,57 @@ class Loop:
 
     def _take(self, message: wire.TaskMessage) -> None:
         """What a message about a task means."""
-        at, attempt, host = now(), self.state.attempt, self._host_of[message.task]
+        at, attempt, host = now(), message.attempt, self._attempts.host_of[message.task]
+        late = attempt != self.state.attempt
         match message:
             case wire.TaskOutput(task, _, data):
                 self._tails[task] = (self._tails.get(task, b"") + data)[-TAIL_BYTES:]
                 self._each_sink(lambda sink: sink.output(at, task, data))
             case wire.TaskEvent(task, _, _, kind, details) if said := flaw(kind, details):
                 warning = {"level": "warning", "message": f"{said} was dropped"}
-                self._happened(Event(at, "note", attempt, task, host, warning))
-            case wire.TaskEvent(task, _, _, kind, details):
-                tail = {"log_tail": self._tail(task)} if kind == "failure" else {}
-                self._happened(Event(at, kind, attempt, task, host, details), only_decide=tail)
-            case wire.TaskUsage(task, _, memory_bytes, cpu_s):
-                self._happened(Event(at, "usage", attempt, task, host, {"memory_bytes": memory_bytes, "cpu_s": cpu_s}))
+                self._show(Event(at, "note", attempt, task, host, warning))
+            case wire.TaskEvent(task, _, _, "pulse", details):
+                if not late:
+                    self._decide(Event(at, "pulse", attempt, task, host, details))
+            case wire.TaskEvent(task, _, told_at, kind, details):
+                age_s = self._age_s(host, at, told_at)
+                extra = {"age_s": age_s, "log_tail": self._tail(task)} if kind in ("failure", "preempted") else {}
+                self._happened(Event(at, kind, attempt, task, host, details), only_decide=extra)
+            case wire.TaskUsage(task, _, memory_bytes, cpu_s, stopped):
+                used = {"memory_bytes": memory_bytes, "cpu_s": cpu_s}
+                self._happened(Event(at, "usage", attempt, task, host, used), only_decide={"stopped": stopped})
             case wire.TaskStarted(task, _, _, pid):
                 self._happened(Event(at, "task_started", attempt, task, host, {"pid": pid}))
-            case wire.TaskExited(task, _, _, exit_code, number, text):
+            case wire.TaskStacks(task, _, data):
+                self._happened(Event(at, "stacks", attempt, task, host, self._write_stacks(task, attempt, data)))
+            case wire.TaskExited(task, _, ended_at, exit_code, number, text, why):
                 name = None if number is None else _signal_name(number)
-                known = len(self.state.failures)
-                event = Event(
-                    at, "task_exited", attempt, task, host, {"exit_code": exit_code, "signal": name, "message": text}
-                )
-                actions = self._step(event, {"log_tail": self._tail(task)})
-                expected = len(self.state.failures) == known and self.state.tasks[task].failure is None
+                known = len(self.state.failures) + len(self.state.past)
+                ending = {"exit_code": exit_code, "signal": name, "message": text, "why": why}
+                event = Event(at, "task_exited", attempt, task, host, ending)
+                extra = {"log_tail": self._tail(task), "age_s": self._age_s(host, at, ended_at)}
+                actions = () if late else self._step(event, extra)
+                unchanged = len(self.state.failures) + len(self.state.past) == known
+                expected = late or (unchanged and self.state.tasks[task].failure is None)
                 self._show(replace(event, data={**event.data, "expected": expected}))
                 self._carry_out(actions)
             case wire.TaskCleared(task, _):
                 self._happened(Event(at, "task_cleared", attempt, task, host))
+
+    def _age_s(self, host: str, at: float, told_at: float) -> float:
+        """How long ago something happened that was told at `told_at` by the host's clock, which may be any: the least
+        that a message of its has seemed to take is taken for none.
+        """
+        lag_s = at - told_at
+        least_s = self._least_lag_s[host] = min(lag_s, self._least_lag_s.get(host, lag_s))
+        return lag_s - least_s
+
+    def _write_stacks(self, task: str, attempt: int, data: bytes) -> dict[str, Any]:
+        try:
+            return {"path": self._rundir.write_stacks(attempt, task, data) if data else None}
+        except DistrainError as error:
+            self._tell("note", task, data={"level": "warning", "message": str(error)})
+            return {"path": None}
 
     def _tail(self, task: str) -> list[str]:
         text = self._tails.get(task, b"").decode(errors="replace").replace("\r", "\n")
@@ -183,7 +233,8 @@ class Loop:
 
     def _happened(self, event: Event, only_decide: Mapping[str, Any] | None = None) -> None:
         self._show(event)
-        self._carry_out(self._step(event, only_decide))
+        if event.task is None or event.attempt == self.state.attempt:  # else it is of what has been cleared away
+            self._carry_out(self._step(event, only_decide))
 
     def _decide(self, event: Event) -> None:
         self._carry_out(self._step(event))
@@ -215,14 +266,27 @@ class Loop:
     def _carry_out(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
             match action:
+                case OpenHosts(hosts):
+                    self._hosts.open(hosts)
+                case DropHosts(hosts):
+                    self._hosts.drop(hosts)
                 case ConnectHosts():
                     self._hosts.connect()
-                case StartTasks():
-                    self._start()
+                case Reshape(gone):
+                    self._decide(self._attempts.reshape(gone))
+                case ChooseCheckpoint(before):
+                    self._attempts.choose(before)
+                case SendCheckpoint():
+                    for heard in self._attempts.send_checkpoint():
+                        self._heard(heard)
+                case StartTasks(tasks):
+                    self._start(tasks)
                 case TryTasks(tasks):
                     self._hosts.try_tasks(tasks)
-                case Stop(tasks, grace_s):
-                    self._hosts.send_all(wire.StopTasks(tasks, grace_s))
+                case AskForStacks(tasks):
+                    self._hosts.send_all(wire.DumpStacks(tasks))
+                case Stop(tasks, grace_s, again):
+                    self._hosts.send_all(wire.StopTasks(tasks, grace_s, again))
                 case Tell(kind, task, host, data):
                     self._tell(kind, task, host, data)
                 case Abandon():
@@ -230,20 +294,14 @@ class Loop:
                 case End():
                     self._over = True
 
-    def _start(self) -> None:
-        plan = make_plan(
-            self._job,
-            self._placements,
-            self._hosts.addresses(),
-            run=self._rundir.name,
-            attempt=self.state.attempt,
-            facts=self._hosts.facts(),
-        )
-        self._rundir.write_plan(plan.to_json())
-        self._tell("attempt_started")
-        for task in plan.tasks:
-            order = wire.StartTask(str(task.task), plan.attempt, task.argv, task.env, task.cwd, task.warm, task.stdin())
-            self._hosts.send(task.host, order)
+    def _start(self, tasks: tuple[str, ...]) -> None:
+        """All of a new attempt, or those alone that are started again."""
+        for name in tasks or self._attempts.host_of:
+            self._tails.pop(name, None)
+        if not tasks:
+            for event in self._attempts.plan(self.state):
+                self._show(replace(event, attempt=self.state.attempt))
+        self._attempts.start(tasks)
 
     def close(self) -> None:
         """Lets every agent end, which leaves no process behind, and waits for it. May be called again."""

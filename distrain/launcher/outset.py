@@ -6,8 +6,10 @@ Owns where the user stands, which folder travels to other hosts, and where the s
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distrain.errors import UsageError
 from distrain.job.cluster import hosts_of
@@ -50,7 +52,11 @@ class Place:
 
 @dataclass(frozen=True)
 class Outset:
-    """`python` is the interpreter of agent and tasks on this machine. `code`: the files of `place.root`."""
+    """`python` is the interpreter of agent and tasks on this machine. `code`: the files of `place.root`. `job_file`:
+    where the job was read from, absolute. `first_attempt` is the number of the first to be started now. `resumed_from`:
+    for the summary, of a run that is resumed. `notes`: what there is to say at the beginning, as level and sentence.
+    `agents_fd`: inherited by the agents on this machine.
+    """
 
     job: JobSpec
     rundir: RunDir
@@ -58,6 +64,11 @@ class Outset:
     python: str
     place: Place
     code: Code | None = None
+    job_file: str | None = None
+    first_attempt: int = 1
+    resumed_from: Mapping[str, Any] | None = None
+    notes: tuple[tuple[str, str], ...] = ()
+    agents_fd: int | None = None
 
 
 def settled(job: JobSpec) -> JobSpec:

@@ -27,7 +27,11 @@ FORMAT = 1
 
 LONGEST_NAME = 64
 
+RUNS_DIR = Path("runs")
+"""Where run directories are made and looked for, seen from the current folder, unless something else is said."""
+
 _LETTERS = "abcdefghijkmnopqrstuvwxyz"
+_LOG = re.compile(r"([a-z]+)-(\d+)\.log$")
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -64,10 +68,36 @@ class RunDir:
             ) from error
         return cls(path)
 
+    @classmethod
+    def reopen(cls, path: Path) -> RunDir:
+        """The directory of a run that has been. What grows in it is added to by whoever opens the sinks again.
+
+        Raises:
+            UsageError: it is no run directory.
+        """
+        rundir = cls(Path(os.path.abspath(path)))
+        if not rundir.job_file.is_file():
+            raise UsageError(f"{_shown(path)} is no run directory: there is no job.yaml in it; see `distrain list`")
+        return rundir
+
     @property
     def name(self) -> str:
         """The folder's name, which is what the run is called everywhere."""
         return self.path.name
+
+    @property
+    def handle(self) -> str:
+        """What to type for the run: its name where commands look for it by themselves, else its path."""
+        return self.name if self.path.parent == Path(os.path.abspath(RUNS_DIR)) else self.typed
+
+    @property
+    def typed(self) -> str:
+        """Its path, as someone in the current folder would type it."""
+        try:
+            relative = os.path.relpath(self.path)
+        except OSError:  # the current folder is gone
+            return str(self.path)
+        return str(self.path) if relative.startswith("..") else relative
 
     @property
     def job_file(self) -> Path:
@@ -90,6 +120,21 @@ class RunDir:
         return self.path / "summary.json"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the launcher for as long as the run goes."""
+        return self.path / ".lock"
+
+    @property
+    def agents_file(self) -> Path:
+        """Held by the launcher and by every agent of the run on this machine."""
+        return self.path / ".agents"
+
+    @property
+    def launcher_log(self) -> Path:
+        """What a launcher without a terminal says of itself."""
+        return self.path / "launcher.log"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -99,6 +144,26 @@ class RunDir:
 
     def log_file(self, task: str) -> Path:
         return self.path / log_name(task)
+
+    def task_logs(self) -> dict[str, Path]:
+        """The logs of tasks that are there, by task, in the order of their names and numbers."""
+        found = [
+            (match[1], int(match[2]), path) for path in self.logs.glob("*.log") if (match := _LOG.match(path.name))
+        ]
+        return {f"{role}:{index}": path for role, index, path in sorted(found)}
+
+    @property
+    def last_attempt(self) -> int:
+        """The number of the newest attempt, 0 before the first: the plan is written before an attempt starts."""
+        try:
+            return int(json.loads(self.plan_file.read_bytes())["attempt"])
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{_shown(self.plan_file)} cannot be read, which tells how often the run has been started; "
+                "begin a new run from it with --name"
+            ) from error
 
     def make_outputs(self, hosts: Iterable[str]) -> None:
         """Make the folders for what programs write: the chief's, and those of `hosts`, which write here themselves."""
@@ -117,6 +182,22 @@ class RunDir:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         _write_whole(self.summary_file, json_text({"format": FORMAT, **summary}, indent=2) + "\n")
+
+    def write_stacks(self, attempt: int, task: str, data: bytes) -> str:
+        """Keep where a task's threads were. Returns the path, relative to the run directory.
+
+        Raises:
+            DistrainError: it cannot be written.
+        """
+        role, _, index = task.partition(":")
+        path = self.path / "stacks" / f"attempt-{attempt}" / f"{role}-{index}.txt"
+        try:
+            for folder in (path.parent.parent, path.parent):
+                folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise DistrainError(f"cannot write {_shown(path)}: {_reason(error)}") from error
+        _write_whole(path, data.decode(errors="replace"))
+        return str(path.relative_to(self.path))
 
 
 def json_text(value: Any, *, indent: int | None = None) -> str:

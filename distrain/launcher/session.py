@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distrain import wire
@@ -22,11 +22,11 @@ from distrain.job.plan import HostFacts
 from distrain.launcher.events import Event, now
 from distrain.launcher.incoming import Incoming
 from distrain.launcher.link import AgentLink
+from distrain.launcher.outgoing import parts_of_code, parts_of_folder
 from distrain.launcher.outset import Outset
 from distrain.launcher.reach import Offer
 from distrain.launcher.transports import open_transport, python_on
 
-_CODE_PART_BYTES = 1 << 18
 _PINGS_PER_TIMEOUT = 4
 _TOLD_EVERY_S = 5.0
 
@@ -52,18 +52,20 @@ class Session:
         self._token = token
         self._python = python_on(host, outset.python)
         self._from = "" if of_chief else f"from/{host.name}"
-        checkpoints = outset.job.checkpoint if outset.job.program is None and of_chief else None
-        self._incoming = Incoming(outset.rundir.path, prefix=self._from, keep=checkpoints.keep if checkpoints else None)
+        self._incoming = Incoming(outset.rundir.path, prefix=self._from)
         self._folder: str | None = None
         self._received_bytes = 0
         self._part_at = self._told_at = -math.inf
-        self._unsent: deque[memoryview] = deque()
+        self._unsent: Iterator[wire.Message] = iter(())
+        self._there: set[str] = set()
+        """Checkpoints that its agent has, by name."""
         self._awaited: set[type[wire.Message]] = set()
         self._contact: Contact | None = None
         self._heard_at = 0.0
         self._pinged_at = time.monotonic()
         self._pings = 0
-        self.link = AgentLink(host.name, open_transport(host), outset.bundle, python=self._python)
+        inherits = outset.agents_fd if self.is_local else None  # a connection may outlive what it was for
+        self.link = AgentLink(host.name, open_transport(host), outset.bundle, python=self._python, inherits=inherits)
 
     @property
     def is_local(self) -> bool:
@@ -100,16 +102,23 @@ class Session:
                 self.versions = dict(versions)
                 self._check_versions(error)
             case wire.PortsReserved(ports):
-                self.ports = ports
+                self.ports += ports
                 self._check_ports()
             case wire.FilePart():
                 yield from self._transfer_told(len(message.data))
                 path = self._incoming.take(message)
                 if path is not None:
+                    self._there.add(PurePosixPath(path).name)
                     yield self._event("file_received", path=path)
-            case wire.AgentEnding(reason):
+            case wire.FileKept(artifact, error):
+                if error is not None:
+                    raise HostError(f"{self.host.name}: {artifact} could not be brought there: {error}")
+                self._there.add(PurePosixPath(artifact).name)
+            case wire.Harmed(kind, error):
+                yield self._event("harmed", injury=kind, error=error)
+            case wire.AgentEnding(reason, preempted):
                 message_text = f"{self.host.name}: {reason}, and everything on {self.host.name} with it"
-                yield self._event("host_ending", message=message_text)
+                yield self._event("host_ending", message=message_text, preempted=preempted)
             case wire.AgentNote(level, text):
                 yield self._event("agent_note", level=level, message=text)
         if type(message) in self._awaited:
@@ -149,14 +158,38 @@ class Session:
 
     def _send_code(self) -> None:
         assert self._outset.code is not None
-        data = memoryview(self._outset.code.data)
-        self._unsent.extend(data[start : start + _CODE_PART_BYTES] for start in range(0, len(data), _CODE_PART_BYTES))
+        self._unsent = chain(self._unsent, parts_of_code(self._outset.code.data))
         self.send_more()
 
+    def lacks(self, checkpoint: str) -> bool:
+        """Whether the checkpoint of that name must be sent before tasks can go on from it there."""
+        return not self.is_local and checkpoint not in self._there
+
+    def send_folder(self, path: Path, artifact: str) -> None:
+        """Send a folder of files, to become `artifact` in what tasks see as the run directory. `FileKept` answers."""
+        self._unsent = chain(self._unsent, parts_of_folder(path, artifact))
+        self.send_more()
+
+    def keep_only(self, checkpoints: Iterable[str]) -> None:
+        """The chief, which is there, has thinned its checkpoints out to these names."""
+        if not self.is_local:  # where it has done so itself
+            self._there &= set(checkpoints)
+            self._incoming.keep_only(checkpoints)
+
     def send_more(self) -> None:
-        """More of the code, if the connection has room: what is said meanwhile must not wait behind all of it."""
-        while self._unsent and self.link.is_low:
-            self.link.send(wire.CodePart(bytes(self._unsent.popleft())))
+        """More of what is large, if the connection has room: what is said meanwhile must not wait behind all of it.
+
+        Raises:
+            HostError: it cannot be read here.
+        """
+        while self.link.is_low:
+            try:
+                message = next(self._unsent, None)
+            except OSError as error:
+                raise HostError(f"{self.host.name}: {error.filename} cannot be sent: {error.strerror}") from error
+            if message is None:
+                return
+            self.link.send(message)
 
     def _prepare(self) -> None:
         if self._job.starts_warm:
@@ -190,6 +223,20 @@ class Session:
                 f"{self.host.name}: {wanted} ports are needed, and only {len(self.ports)} of those in cluster.ports "
                 "are free; name more of them, or leave cluster.ports out to take any free port"
             )
+
+    def assign(self, addressed: tuple[Task, ...], *, of_chief: bool) -> bool:
+        """Give it other tasks. True: it needs more ports for that, and will be prepared again."""
+        self.addressed = addressed
+        if self._from != (folder := "" if of_chief else f"from/{self.host.name}"):
+            self._from = folder
+            self._incoming.abandon()
+            self._incoming = Incoming(self._outset.rundir.path, prefix=folder)
+        if len(addressed) <= len(self.ports):
+            return False
+        more = len(addressed) - len(self.ports)
+        among = tuple(port for port in self._job.cluster.ports if port not in self.ports)
+        self._ask(wire.ReservePorts(more, among, self._token), wire.PortsReserved)
+        return True
 
     # ---- contact
 
@@ -235,8 +282,10 @@ class Session:
         """Where and with what tasks run here."""
         assert self.welcome is not None
         place, run_dir = self._outset.place, str(Path(self._outset.rundir.path, self._from))
+        checkpoints = str(self._outset.rundir.path / "checkpoints")
         if self._folder is not None:
             run_dir = f"{self._folder}/run"
+            checkpoints = f"{run_dir}/checkpoints"
             if self._job.program is None or place.root is not None:
                 place = place.in_copy(f"{self._folder}/code")
         return HostFacts(
@@ -244,6 +293,7 @@ class Session:
             cwd=place.cwd,
             run_dir=run_dir,
             output_dir=f"{run_dir}/output",
+            checkpoints=checkpoints,
             import_paths=place.import_paths,
             cores=self.welcome.cores,
             gpus=self.welcome.gpus,

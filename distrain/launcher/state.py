@@ -1,4 +1,4 @@
-"""What is known of a run, and what can be done about it: the frozen values that `supervise` decides on.
+"""What is known of a run: the frozen values that `supervise` decides on.
 
 Owns how a run is judged from what is known: the first failure, the outcome, the exit code. What changes them, and
 when, is `supervise`'s.
@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from distrain.errors import EXIT_HOST, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TASK_FAILED, EXIT_USAGE
+from distrain.job.plan import Resume
+from distrain.job.spec import JobSpec, RestartSpec, WatchdogSpec
+from distrain.launcher.actions import Action
+from distrain.launcher.stragglers import Pace
+from distrain.launcher.watchdog import Watch
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,9 @@ class Policy:
     `settle_s`: how long a failure that looks like a consequence waits for its cause to be heard of, and a failure for
     its exit code. `hosts_settle_s`: how long the first host that cannot be used waits for what the others say, so that
     all of them are named at once. `overdue_s`: how long tasks may take to be ready before what is missing is said, and
-    again. `receiving_s`: how long files may pause on their way here while a run ends.
+    again. `receiving_s`: how long files may pause on their way here while a run ends. `leaving_s`: how long tasks that
+    were asked to leave may take for it. `stacks_s`: how long the tasks' stacks are waited for. `return_s`: how long a
+    restart waits for a sign of a host that was given up.
     """
 
     failure_grace_s: float = 3.0
@@ -32,15 +39,42 @@ class Policy:
     hosts_settle_s: float = 3.0
     overdue_s: float = 10.0
     receiving_s: float = 15.0
+    leaving_s: float = 25.0
+    stacks_s: float = 2.5
+    return_s: float = 5.0
     start_timeout_s: float = 900.0
+    contact_timeout_s: float = 30.0
+    restart: RestartSpec | None = None
+    watchdog: WatchdogSpec = field(default_factory=WatchdogSpec)
+    elastic: bool = False
+
+    @classmethod
+    def of(cls, job: JobSpec) -> Policy:
+        return cls(
+            start_timeout_s=job.cluster.start_timeout_s,
+            contact_timeout_s=job.cluster.contact_timeout_s,
+            restart=job.restart,
+            watchdog=job.watchdog,
+            elastic=job.elastic is not None,
+        )
 
 
 class Phase(StrEnum):
+    """OPENING: hosts are prepared for the first attempt, WAITING: for the next. STOPPING: as `then` has it."""
+
     OPENING = "opening"
     RUNNING = "running"
     FINISHING = "finishing"
     STOPPING = "stopping"
+    WAITING = "waiting"
     ENDED = "ended"
+
+
+class Then(StrEnum):
+    """What follows when all tasks of an attempt are stopped."""
+
+    END = "end"
+    RESTART = "restart"
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,25 @@ class TaskState:
     cleared: bool = False
     failure: Mapping[str, Any] | None = None
     """What the task said of its own failure, before it exited."""
+    step: int | None = None
+    """How many steps it has told of in this attempt, those before it included."""
+    pulse_at: float | None = None
+    busy: str | None = None
+    """What its last pulse said that it is doing: "step", "python" or "serving"."""
+    stopped: bool = False
+    """It stands still, as SIGSTOP has it."""
+    respawn: Failure | None = None
+    """Why this task alone is being started again."""
+    respawn_at: float = 0.0
+
+    @property
+    def trains(self) -> bool:
+        """Whether it makes the run's steps and tells of them."""
+        return self.speaks and not self.serves
+
+    def anew(self) -> TaskState:
+        """The task before it is started again."""
+        return TaskState(self.name, self.host, serves=self.serves, speaks=self.speaks)
 
     @property
     def is_evaluator(self) -> bool:
@@ -70,7 +123,10 @@ class TaskState:
 
 @dataclass(frozen=True)
 class Failure:
-    """A task's end that nobody asked for. `cause` False: it looks like what a peer's failure does to the others."""
+    """A task's end that nobody asked for. `cause` False: it looks like what a peer's failure does to the others.
+
+    `time`: when it was known here, `age_s` after it had happened. `step`: how far the task was then.
+    """
 
     time: float
     task: str | None
@@ -83,6 +139,12 @@ class Failure:
     log_tail: tuple[str, ...] = ()
     where: str | None = None
     cause: bool = True
+    step: int | None = None
+    age_s: float = 0.0
+
+    @property
+    def happened_at(self) -> float:
+        return self.time - self.age_s
 
     def to_json(self) -> dict[str, Any]:
         """`summary.json`'s `first_failure`."""
@@ -97,6 +159,35 @@ class Failure:
             "where": self.where,
             "log_tail": list(self.log_tail),
         }
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A restart that is being prepared. `at`: no tasks start sooner. `before`, `skip_to`: what is known of the
+    checkpoint to go on from. `chosen`: it is, and `resume` is it, None: none. `sent`: every host has it.
+    """
+
+    at: float
+    failure: Failure | None = None
+    counted: bool = False
+    before: int | None = None
+    skip_to: int | None = None
+    choosing: bool = False
+    chosen: bool = False
+    resume: Resume | None = None
+    step: int = 0
+    sending: bool = False
+    sent: bool = False
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A host that is to be opened again `at` that time; it was lost at `lost_at`. `pause_s`: before the time after."""
+
+    at: float
+    lost_at: float
+    pause_s: float = 1.0
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,10 +208,81 @@ class State:
     overdue_told: float = 0.0
     deadline: float | None = None
     """When the last word asked of the tasks (to finish, to stop) must have been heeded."""
+    ticked_at: float | None = None
+
+    then: Then = Then.END
+    servers_last: bool = False
+    """Tasks that serve are stopped when the others have ended, which may still need them."""
+    leaving: bool = False
+    """The tasks end by themselves: they were asked to, by somebody else."""
+    stacks_awaited: frozenset[str] = frozenset()
+    """Tasks whose stacks are on their way. Nothing is stopped before they are here."""
+    stacks_by: float | None = None
+    """When they are stopped in any case. None: no stacks were asked for."""
+
+    owing: frozenset[str] = frozenset()
+    """Far hosts that may keep back files of an attempt, since another is to follow."""
+    owed: frozenset[str] = frozenset()
+    """Those of them that these files are awaited from, after all."""
+
+    restart: Restart | None = None
+    past: tuple[Failure, ...] = ()
+    """The first failure of each earlier attempt, and why a task alone was started again."""
+    restarts: tuple[float, ...] = ()
+    """When, those that count, since the count was last set back."""
+    restarted: int = 0
+    """How often in all."""
+    before: int | None = None
+    skip_to: int | None = None
+    """As in Restart, until there is a newer checkpoint."""
+    connecting: bool = False
+    connected: bool = False
+    """The hosts reach each other."""
+    retries: Mapping[str, Retry] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    """Hosts that were given up, and whose tasks the others have taken over."""
+    returning: frozenset[str] = frozenset()
+    """Those of them that may be back."""
+    return_by: float = 0.0
+    reshaping: bool = False
+    too_few: bool = False
+    """The run cannot do without the hosts that are missing."""
+
+    started_at: float = 0.0
+    """When the attempt's tasks were started."""
+    first_step: int = 0
+    step: int = 0
+    """How far the attempt is, and the furthest that any before it was."""
+    furthest: int = 0
+    steps_per_epoch: int = 0
+    watch: Watch = field(default_factory=Watch)
+    pace: Pace = field(default_factory=Pace)
+    stragglers: tuple[Mapping[str, Any], ...] = ()
+
+    def with_task(self, name: str, **changes: Any) -> State:
+        return replace(self, tasks={**self.tasks, name: replace(self.tasks[name], **changes)})
+
+    def with_host(self, host: str | None, **changes: Any) -> State:
+        """With changes to all tasks of a host, or of all hosts."""
+        tasks = {
+            name: replace(task, **changes) if host in (None, task.host) else task for name, task in self.tasks.items()
+        }
+        return replace(self, tasks=tasks)
+
+    @property
+    def nothing_runs(self) -> bool:
+        """Hosts are being prepared: no task of the attempt to come has been started."""
+        return self.phase in (Phase.OPENING, Phase.WAITING)
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The tasks that serve others, of which there are some."""
+        serving = tuple(task.name for task in self.tasks.values() if task.serves)
+        return serving if len(serving) < len(self.tasks) else ()
 
     @property
     def first_failure(self) -> Failure | None:
-        """The earliest failure that is not a mere consequence; failing that, the earliest."""
+        """The attempt's earliest failure that is not a mere consequence; failing that, the earliest."""
         return min(self.failures, key=lambda failure: (not failure.cause, failure.time), default=None)
 
     @property
@@ -155,54 +317,5 @@ class State:
         return any(name.startswith("ps:") for name in self.tasks)
 
 
-# ---- actions
-
-
-@dataclass(frozen=True)
-class Action:
-    """Something for the loop to do."""
-
-
-@dataclass(frozen=True)
-class ConnectHosts(Action):
-    """Every host is prepared: find the addresses by which they reach each other."""
-
-
-@dataclass(frozen=True)
-class StartTasks(Action):
-    """Make the plan and start all tasks."""
-
-
-@dataclass(frozen=True)
-class TryTasks(Action):
-    """Try to connect to these tasks, which are overdue."""
-
-    tasks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Stop(Action):
-    """TERM now, KILL `grace_s` later. Empty `tasks`: all."""
-
-    tasks: tuple[str, ...] = ()
-    grace_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Tell(Action):
-    """Put an event of the launcher's own before the sinks."""
-
-    kind: str
-    task: str | None = None
-    host: str | None = None
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Abandon(Action):
-    """Close the connection to every host now: the agents end what is left."""
-
-
-@dataclass(frozen=True)
-class End(Action):
-    """Nothing is left to wait for."""
+Decision = tuple[State, tuple[Action, ...]]
+"""What has become of a run, and what is to be done about it."""

@@ -13,11 +13,25 @@ from distrain.launcher.state import State
 
 
 @dataclass
+class Recovery:
+    """From a failure to training again: after it in the next attempt, or by `respawned`, in the same one."""
+
+    data: dict[str, Any]
+    failed_at: float
+    step: int = 0
+    from_step: int | None = None
+    respawned: str | None = None
+
+
+@dataclass
 class Tally:
     """Sees every event once, in order, and keeps the last word on each figure of the summary."""
 
     began: float
+    resumed_from: Mapping[str, Any] | None = None
     attempts: int = 0
+    first_attempt: int = 0
+    recoveries: list[Recovery] = field(default_factory=list)
     epochs: int = 0
     steps: int = 0
     steps_per_epoch: int = 0
@@ -32,17 +46,26 @@ class Tally:
     def event(self, event: Event) -> None:
         data = event.data
         match event.kind:
+            case "run_started":
+                self.resumed_from = data.get("resumed_from")
             case "attempt_started":
                 self.attempts = event.attempt
+                self.first_attempt = self.first_attempt or event.attempt
+                self._starts_again(data)
+            case "restarting" | "respawning":
+                self._fails(event)
             case "started":
                 self.steps_per_epoch, self.steps = data["steps_per_epoch"], data["first_step"]
             case "ready":
-                self.to_ready_s = event.time - self.began
+                if self.first_attempt in (0, event.attempt):
+                    self.to_ready_s = event.time - self.began
+                self._trains_again(event, None)
                 self.versions.update(data.get("versions", {}))
             case "progress":
                 if self.to_first_step_s is None and data["step"] > 0:
                     self.to_first_step_s = event.time - self.began
                 self.steps = max(self.steps, data["step"])
+                self._trains_again(event, data["step"])
                 if self.steps_per_epoch:
                     self.epochs = self.steps // self.steps_per_epoch
             case "metrics":
@@ -53,16 +76,48 @@ class Tally:
                 self.examples_per_s = data["examples_per_s"]
                 self.metrics.update(data["metrics"])
 
+    def _fails(self, event: Event) -> None:
+        data = event.data
+        told = {"attempt": event.attempt, "cause": data["cause"], "task": event.task, "host": event.host}
+        figures = {"detected_s": data["detected_s"], "resumed_s": None, "steps_lost": 0}
+        alone = event.task if event.kind == "respawning" else None
+        self.recoveries.append(
+            Recovery({**told, **figures}, data["failed_at"], step=data.get("step", 0), respawned=alone)
+        )
+
+    def _starts_again(self, data: Mapping[str, Any]) -> None:
+        if self.recoveries and self.recoveries[-1].respawned is None:
+            recovery = self.recoveries[-1]
+            recovery.from_step = data["from_step"]
+            recovery.data["steps_lost"] = max(0, recovery.step - data["from_step"])
+
+    def _trains_again(self, event: Event, step: int | None) -> None:
+        """A task is ready, or has made so many steps."""
+        for recovery in self.recoveries:
+            if recovery.data["resumed_s"] is not None:
+                continue
+            alone = step is None and recovery.respawned == event.task is not None
+            together = recovery.from_step is not None and step is not None and step > recovery.from_step
+            if alone or (together and event.attempt == recovery.data["attempt"] + 1):
+                recovery.data["resumed_s"] = round(event.time - recovery.failed_at, 3)
+
     def summary(self, state: State, *, run: str, name: str, ended: float) -> dict[str, Any]:
-        """`summary.json`. `first_failure` is there also when the run was stopped afterwards."""
+        """`summary.json`. `first_failure`: the one that the run did not recover from, also when it was stopped
+        afterwards.
+        """
         first = state.first_failure
         return {
             "format": 1,
             "run": run,
             "name": name,
             "state": state.outcome,
+            "exit_code": state.exit_code,
+            "resumed_from": self.resumed_from,
             "attempts": self.attempts,
+            "restarts": state.restarted,
             "first_failure": first.to_json() if first is not None else None,
+            "failures": [failure.to_json() for failure in (*state.past, *([first] if first is not None else []))],
+            "stragglers": [dict(straggler) for straggler in state.stragglers],
             "metrics": self.metrics,
             "epochs": self.epochs,
             "steps": self.steps,
@@ -71,7 +126,7 @@ class Tally:
                 "to_ready_s": _rounded(self.to_ready_s),
                 "to_first_step_s": _rounded(self.to_first_step_s),
                 "total_s": _rounded(ended - self.began),
-                "recoveries": [],
+                "recoveries": [recovery.data for recovery in self.recoveries],
             },
             "versions": self.versions,
         }

@@ -1,7 +1,8 @@
 """`distrain.fit`: distrain's own training loop, called from a user's script in place of Keras's `model.fit`.
 
 Owns how a script's cluster and arguments become what the loop is given: the strategy follows from TF_CONFIG. The loop
-itself is `training`'s. Nothing is written; metrics and progress are told as those of a job are.
+itself is `training`'s. Nothing is written, a loss that is not finite is the script's affair, as is SIGTERM; metrics and
+progress are told as those of a job are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from distrain.worker.datasets import Dataset, npz
 from distrain.worker.datasets.returned import dataset_from
 from distrain.worker.feed import shapes
 from distrain.worker.refusal import Refusal
-from distrain.worker.report import events_of_this_process
+from distrain.worker.report import events_of_this_process, vitals_of_this_process
 from distrain.worker.step import build, release
 from distrain.worker.strategies import open_strategy, parameter_server
 from distrain.worker.strategies.interface import Strategy
@@ -87,7 +88,7 @@ def fit(
         _check(make_model, epochs, batch_size, callbacks)
         assignment = _assignment(training, batch_size)
         if assignment.job["strategy"]["name"] == "ParameterServer" and not assignment.chief:
-            parameter_server.serve(assignment, events)
+            parameter_server.serve(assignment, events, vitals_of_this_process())
         return _fit(assignment, events, make_model, dataset, callbacks)
     except Refusal as refusal:
         raise ValueError(str(refusal)) from None
@@ -116,7 +117,9 @@ def _fit(
     here = callbacks_of.of_this_task(callbacks, chief=assignment.chief)
     history = keras.callbacks.History()
     try:
-        train_model(assignment, events, strategy, model, examples, order, [*here, history])
+        train_model(
+            assignment, events, vitals_of_this_process(), strategy, model, examples, order, {**here, "History": history}
+        )
         strategy.finish()
     finally:
         release(model)
@@ -177,6 +180,7 @@ def _assignment(training: Mapping[str, Any], batch_size: int) -> Assignment:
             "dataset": {"batch_size": batch_size},
             "training": training,
             "checkpoint": None,
+            "watchdog": {"nan": "ignore"},
         },
     )
 

@@ -25,14 +25,21 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from distrain.wire import EVENTS_FD, EVENTS_FD_VARIABLE, FORK, PRELOAD_FD_VARIABLE
+from distrain.wire import (
+    EVENTS_FD,
+    EVENTS_FD_VARIABLE,
+    FORK,
+    PRELOAD_FD_VARIABLE,
+    STACKS_FD,
+    STACKS_FD_VARIABLE,
+)
 from distrain.worker import bytecode, strategies
 from distrain.worker.__main__ import main as run_task
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _ABOVE = 16
-"""Descriptors are moved out of the way of 0 to 3 first: what the agent sent may have any number."""
+"""Descriptors are moved out of the way of 0 to 4 first: what the agent sent may have any number."""
 
 
 def main() -> int:
@@ -61,7 +68,7 @@ def main() -> int:
         packet, descriptors = _receive(connection)
         if not packet:
             return 0
-        if packet != FORK or len(descriptors) != 4:
+        if packet != FORK or len(descriptors) != 5:
             print(f"preload: not a request: {packet[:80]!r}, {len(descriptors)} descriptors", file=sys.stderr)
             return 1
         request = _read_request(descriptors[0])
@@ -173,17 +180,21 @@ def _become_task(request: Mapping[str, Any], descriptors: list[int], agent: int)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        stdin, output, events = (fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE) for descriptor in descriptors[1:])
+        stdin, output, events, stacks = (
+            fcntl.fcntl(descriptor, fcntl.F_DUPFD, _ABOVE) for descriptor in descriptors[1:]
+        )
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.dup2(events, EVENTS_FD, inheritable=False)
+        os.dup2(stacks, STACKS_FD, inheritable=False)
         for descriptor in map(int, os.listdir("/proc/self/fd")):
-            if descriptor > EVENTS_FD:
+            if descriptor > STACKS_FD:
                 with contextlib.suppress(OSError):  # the listing's own
                     os.close(descriptor)
         os.environ.update(request["env"])
         os.environ[EVENTS_FD_VARIABLE] = str(EVENTS_FD)
+        os.environ[STACKS_FD_VARIABLE] = str(STACKS_FD)
         os.chdir(request["cwd"])
         sys.argv = list(request["argv"])
         sys.stdout.reconfigure(line_buffering=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from distrain.wire import EVENTS_FD_VARIABLE
 from distrain.worker.telemetry import PROGRESS_INTERVAL_S, Events
+from distrain.worker.vitals import Vitals
 
 
 @functools.cache
@@ -25,6 +26,14 @@ def events_of_this_process() -> Events:
     events = Events.from_environment()
     os.environ.pop(EVENTS_FD_VARIABLE, None)
     return events
+
+
+@functools.cache
+def vitals_of_this_process() -> Vitals:
+    """What tells the launcher that this process lives. SIGTERM stays what the user's script makes of it."""
+    vitals = Vitals(events_of_this_process())
+    vitals.stacks()
+    return vitals
 
 
 def report(
@@ -55,6 +64,7 @@ def report(
     """
     if split not in ("train", "validation"):
         raise ValueError(f"split is {split!r}: it is 'train' or 'validation'")
+    vitals_of_this_process().step = int(step)
     _reporter().take(
         _Report(
             int(step),

@@ -1,8 +1,9 @@
 """Runs a user's script as a task: `python -m distrain.worker.script [--no-keras-repair] SCRIPT ARGS…`.
 
 The script runs as `python SCRIPT ARGS…` would run it: as `__main__`, with its own arguments, its folder first on
-`sys.path`. What is added is that an uncaught exception is also told to the launcher, and that Keras is repaired if the
-script comes to use what needs it (`keras_repair`). Standard library only, until the script imports more.
+`sys.path`. What is added is that an uncaught exception is also told to the launcher, that the launcher sees whether the
+script lives and where it stands (`vitals`), and that Keras is repaired if the script comes to use what needs it
+(`keras_repair`). Standard library only, until the script imports more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import traceback
 from types import CodeType, ModuleType, TracebackType
 
 from distrain.worker import keras_repair
-from distrain.worker.report import events_of_this_process
+from distrain.worker.report import events_of_this_process, vitals_of_this_process
 from distrain.worker.telemetry import users_frame
 
 NO_KERAS_REPAIR = "--no-keras-repair"
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> None:
     repair = argv[:1] != [NO_KERAS_REPAIR]
     path, *arguments = argv if repair else argv[1:]
     events = events_of_this_process()
+    vitals_of_this_process()
     try:
         with open(path, "rb") as file:
             source = file.read()

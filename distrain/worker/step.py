@@ -7,19 +7,29 @@ scaling then see what a single device would see. (Keras's own optimizer step cli
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from distrain.worker import adam
+from distrain.worker.refusal import Refusal
 
 
 def all_reduced(values: Sequence[Any]) -> Sequence[Any]:
     """In a replica context: the sums of each of `values` over all replicas, TensorFlow's way."""
     return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(values))
+
+
+def clock() -> tf.Tensor:
+    """In the graph: seconds, float64, of which differences within a process mean something."""
+    if is_op_determinism_enabled():  # TensorFlow's own operation then refuses
+        return tf.numpy_function(time.monotonic, [], tf.float64)
+    return tf.timestamp()
 
 
 class TrainStep:
@@ -50,18 +60,20 @@ class TrainStep:
         state: Sequence[tf.Tensor] = (),
         number: tf.Tensor | None = None,
     ) -> Any:
-        """Apply one step; (the loss over the global batch, the metrics' new `state` where `metrics` is given).
+        """Apply one step; (the loss over the global batch, the seconds that the sum over the replicas took, the
+        metrics' new `state` where `metrics` is given).
 
-        `number`: how many steps came before this one, where the optimizer's own count cannot tell.
+        `number`: how many steps came before this one, where the optimizer's own count cannot tell. The seconds,
+        float64, are NaN where the model sums by itself.
         """
         model = self._model
         if not self._own:
             logs = model.train_step((x, y))
-            return tf.cast(logs.get("loss", np.nan), tf.float32), state
+            return tf.cast(logs.get("loss", np.nan), tf.float32), tf.constant(np.nan, tf.float64), state
         gradients, loss, y_pred = self._forward_backward(x, y)
         # A weight that the loss does not depend on has no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
-        *gradients, total = self._summed([*(gradient for gradient, _ in pairs), tf.cast(loss, tf.float32)])
+        gradients, total, summing_s = self._sums([gradient for gradient, _ in pairs], tf.cast(loss, tf.float32))
         with counted(model.optimizer, number) if number is not None else contextlib.nullcontext():
             model.optimizer.apply(gradients, [variable for _, variable in pairs])
         with metrics.read_from(state) if metrics else contextlib.nullcontext() as scope:
@@ -69,7 +81,20 @@ class TrainStep:
             replicas = tf.distribute.get_replica_context().num_replicas_in_sync
             model._loss_tracker.update_state(loss * replicas, sample_weight=count)
             model.compute_metrics(x, y, y_pred)
-        return total, (scope() if scope else state)
+        return total, summing_s, (scope() if scope else state)
+
+    def _sums(self, gradients: Sequence[Any], loss: tf.Tensor) -> tuple[Sequence[Any], tf.Tensor, tf.Tensor]:
+        """Gradients and loss, summed over all replicas, and how many seconds that took."""
+        if tf.distribute.get_replica_context().num_replicas_in_sync == 1:
+            *sums, total = self._summed([*gradients, loss])
+            return sums, total, tf.constant(0.0, tf.float64)
+        with tf.control_dependencies([*gradients, loss]):
+            began = clock()
+        with tf.control_dependencies([began]):
+            loss = tf.identity(loss)  # and so no sum is made before
+        *sums, total = self._summed([*gradients, loss])
+        with tf.control_dependencies([*sums, total]):
+            return sums, total, clock() - began
 
     def _gradients(self, x: Any, y: Any) -> tuple[list[tf.Tensor | None], tf.Tensor, Any]:
         model = self._model
@@ -118,13 +143,45 @@ class MetricState:
         self.variables = [variable for metric in model.metrics for variable in metric.variables]
         self._sizes = [int(np.prod(variable.shape)) for variable in self.variables]
 
+    @property
+    def size(self) -> int:
+        """How many numbers the vector has."""
+        return sum(self._sizes)
+
     def reset(self) -> None:
         self._model.reset_metrics()
+
+    def dealt(self, rows: np.ndarray | None, replicas: int) -> np.ndarray:
+        """float64[replicas, size]: what each of so many replicas gets of `rows`, the vectors of those that were. The
+        first gets all, where there were more or fewer. None: zeros.
+
+        Raises:
+            Refusal: they are of other metrics.
+        """
+        dealt = np.zeros([replicas, self.size])
+        if rows is None:
+            return dealt
+        if rows.ndim != 2 or rows.shape[1] != self.size:
+            raise Refusal(
+                f"what the metrics held has the shape {rows.shape}, but the job's metrics hold {self.size} numbers: "
+                "go on with the metrics that training began with"
+            )
+        if len(rows) == replicas:
+            return rows
+        dealt[0] = rows.sum(axis=0)
+        return dealt
 
     def packed(self, values: Sequence[Any] | None = None) -> tf.Tensor:
         """In the graph: `values`, by default those that this replica holds, as one float64 vector."""
         values = self.variables if values is None else values
         return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in values], axis=0)
+
+    def unpacked(self, vector: tf.Tensor | np.ndarray) -> list[tf.Tensor]:
+        """The values, one for each variable, that `packed` made `vector` of."""
+        return [
+            tf.cast(tf.reshape(part, variable.shape), variable.dtype)
+            for part, variable in zip(tf.split(vector, self._sizes), self.variables, strict=True)
+        ]
 
     def zeros(self) -> list[tf.Tensor]:
         return [tf.zeros(variable.shape, variable.dtype) for variable in self.variables]
@@ -142,11 +199,7 @@ class MetricState:
 
     def results(self, vector: np.ndarray) -> dict[str, float]:
         """What the metrics say of a state that was summed up."""
-        parts = np.split(np.asarray(vector), np.cumsum(self._sizes)[:-1])
-        state = [
-            tf.constant(part.reshape(v.shape), dtype=v.dtype) for part, v in zip(parts, self.variables, strict=True)
-        ]
-        with self.read_from(state):
+        with self.read_from(self.unpacked(vector)):
             logs = self._model.get_metrics_result()
         return {name: plain(value) for name, value in logs.items()}
 

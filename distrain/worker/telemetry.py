@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from distrain.wire import EVENTS_FD_VARIABLE
-from distrain.worker.refusal import Refusal
+from distrain.worker.refusal import Ending, Refusal
 
 PROGRESS_INTERVAL_S = 0.25
 METRICS_INTERVAL_S = 0.1
@@ -47,7 +47,17 @@ class Events:
             os.set_inheritable(int(text), False)
         except OSError:
             return cls(None)
-        return cls(int(text))
+        events = cls(int(text))
+        # A process that is forked while another thread sends would never get the lock.
+        os.register_at_fork(
+            before=events._lock.acquire, after_in_parent=events._lock.release, after_in_child=events._lock.release
+        )
+        return events
+
+    @property
+    def are_heard(self) -> bool:
+        """Whether somebody reads them, as far as is known."""
+        return self._descriptor is not None
 
     def send(self, kind: str, **data: Any) -> None:
         """Write one event now. Arrays become lists, and values that JSON does not know their text. Numbers that are
@@ -85,9 +95,13 @@ class Events:
         self.send("ready", versions=versions, parameters=parameters, replicas=replicas)
 
     def failure(self, error: BaseException) -> None:
-        """Say why the task ends: a Refusal is told by its sentence alone, anything else with its traceback."""
+        """Say why the task ends: a Refusal and an Ending are told by their sentence alone, anything else with its
+        traceback."""
         if isinstance(error, Refusal):
             self.send("failure", message=str(error), traceback="", where=users_frame(error), job_error=True)
+            return
+        if isinstance(error, Ending):
+            self.send("failure", message=str(error), traceback="", job_error=False, why=error.why, **error.facts)
             return
         text = "".join(traceback.format_exception(error))
         self.send("failure", message=headline(error), traceback=text, where=users_frame(error), job_error=False)
@@ -101,7 +115,7 @@ def headline(error: BaseException) -> str:
     lines = "".join(traceback.format_exception_only(error)).splitlines()
     first, *others = [line for line in lines if line.strip() and not line.startswith((" ", "\t"))] or lines
     if not first.endswith("Graph execution error:"):
-        return first
+        return first.removeprefix(f"{type(error).__module__}.")
     telling = (line for line in others if not line.startswith(("Detected at node", "<stack traces")))
     return f"{type(error).__name__}: {next(telling, first)}"
 

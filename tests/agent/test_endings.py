@@ -97,9 +97,10 @@ def test_the_guards_process_group_is_killed(busy: Host) -> None:
     assert busy.nothing_left() < 8.0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("whom", ["guard", "agent"])
-def test_a_terminate_signal(busy: Host, whom: str) -> None:
-    os.kill(busy.guard_pid if whom == "guard" else busy.agent_pid, signal.SIGTERM)
+def test_a_signal(busy: Host, whom: str, number: signal.Signals) -> None:
+    os.kill(busy.guard_pid if whom == "guard" else busy.agent_pid, number)
     assert busy.nothing_left() < 8.0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from agent.driver import Host
 
-from distrain.wire import Goodbye, PortsReserved, ReservePorts
+from distrain.wire import Goodbye, PortsReserved, ReservePorts, StopTasks
 
 pytestmark = pytest.mark.processes
 
@@ -108,6 +108,31 @@ def test_ports_are_free_again_at_the_end(host: Host, sockets: contextlib.ExitSta
     host.until(lambda: host.link.ended, "the end")
     for port in ports:
         bind(sockets, port)
+
+
+SERVES = (
+    "import os, socket\n"
+    "server = socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET)\n"
+    "server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+    "server.bind(('', PORT)); server.listen(); print('up', flush=True)\n"
+    "kept = []\n"
+    "while True: kept.append(server.accept()[0]); kept[-1].send(b'hello')\n"
+)
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 5.0], ids=["killed", "terminated"])
+def test_each_attempt_has_the_port_again(host: Host, sockets: contextlib.ExitStack, grace_s: float) -> None:
+    """Though connections of the attempt before are still open at their other ends, and nobody else ever gets it."""
+    (port,) = reserve(host, 1)
+    for attempt in (1, 2, 3):
+        host.run(SERVES.replace("PORT", str(port)), attempt=attempt)
+        host.until(lambda n=attempt: host.output().count(b"up") == n, "it listens")
+        client = sockets.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+        assert client.recv(5) == b"hello"
+        host.link.send(StopTasks((), grace_s, again=True))
+        host.cleared(attempt=attempt)
+        with pytest.raises(OSError, match="in use"):
+            bind(sockets, port)
 
 
 def test_tasks_do_not_inherit_the_reservation(host: Host) -> None:

@@ -202,6 +202,54 @@ def test_a_checkpoint_that_was_removed_while_it_was_sent_arrives_whole(far: Host
     assert not far.all(AgentNote)
 
 
+def test_what_was_not_announced_stays_until_tasks_are_not_started_again(far: Host) -> None:
+    """Not even the file that is being sent is waited for, and everything has come once at the end."""
+    code = (
+        "attempt = os.environ['ATTEMPT']\n"
+        "checkpoint(attempt)\n"
+        "open(f'log {attempt}', 'w').write(attempt); open('same', 'a').write(attempt)\n"
+        "open(os.environ['CODE'] + '/left ' + attempt, 'w')\n"
+        "print('up ' + attempt, flush=True); time.sleep(600)"
+    )
+    for attempt in (1, 2, 3):
+        env = {"ATTEMPT": str(attempt), "CODE": str(run(far).parent / "code")}
+        leave(far, CHECKPOINT + code, attempt=attempt, env=env)
+        far.until_output(b"up %d" % attempt)
+        far.link.send(StopTasks((), 5.0, again=attempt < 3))
+        far.cleared(attempt=attempt)
+        if attempt < 3:
+            assert paths(far) == [f"checkpoints/step-{number}" for number in range(1, attempt + 1)]
+    assert paths(far)[3:] == ["log 1", "log 2", "log 3", "same", "cwd/left 1", "cwd/left 2", "cwd/left 3"]
+    assert [artifact.files for artifact in artifacts(far.heard) if artifact.path == "same"] == [{"": b"123"}]
+
+
+def test_a_task_that_has_ended_before_the_others_are_stopped_does_not_hold_up_the_next_attempt(far: Host) -> None:
+    """Its files are on their way already; those that nobody announced are broken off."""
+    leave(far, CHECKPOINT + "checkpoint(1)\nopen('large', 'wb').truncate(50 << 30)")
+    large = next(iter(run(far).parent.glob("run")), None)
+    assert large is not None
+    far.until(lambda: any(part.artifact == "large" for part in far.all(FilePart)), "its first part")
+    assert not far.all(TaskCleared)
+    far.link.send(StopTasks(("worker:0",), 0.0, again=True))
+    far.cleared(attempt=1)
+    far.heard = [message for message in far.heard if not isinstance(message, (FilePart, TaskCleared))]
+    leave(far, "os.truncate('large', 3)", attempt=2)
+    far.cleared(attempt=2)
+    assert paths(far) == ["large"]
+
+
+def test_if_no_task_is_started_again_after_all_the_rest_can_still_be_had(far: Host) -> None:
+    leave(far, "open('log', 'w').write('x'); print('up', flush=True); time.sleep(600)")
+    far.until_output(b"up")
+    far.link.send(StopTasks((), 5.0, again=True))
+    far.cleared()
+    assert paths(far) == []
+    far.link.send(StopTasks((), 0.0))
+    far.until(lambda: len(far.all(TaskCleared)) == 2, "the same again")
+    assert paths(far) == ["log"]
+    assert isinstance(far.heard[-1], TaskCleared)
+
+
 @pytest.mark.parametrize(
     "path", ["../code/secret", "/etc/passwd", "link", "link/passwd", ".", "", "a\0b", "\ud800", 7, ["x"], None]
 )
@@ -269,7 +317,7 @@ def test_an_end_does_not_wait_for_files(open_host: Callable[..., Host], tmp_path
     leave(host, "open('large', 'wb').truncate(50 << 30)")  # a file of holes, that nobody could send in time
     host.until(lambda: host.all(FilePart), "the first part")
     if ending == "a signal":
-        os.kill(host.agent_pid, signal.SIGTERM)
+        os.kill(host.agent_pid, signal.SIGINT)
         with pytest.raises(HostError, match="ended unexpectedly"):
             host.until(lambda: False, "the end", 15.0)
     elif ending == "goodbye":

@@ -89,7 +89,7 @@ def test_a_script_whose_interpreter_is_missing_is_not_said_to_be_missing_itself(
 
 
 def test_a_task_gets_a_clean_start(host: Host, tmp_path: Path) -> None:
-    """A session and group of its own, no descriptor but its four, default signals, our code importable, its own cwd."""
+    """A session and group of its own, no descriptor but its five, default signals, our code importable, its own cwd."""
     host.run(
         "import os, signal, sys, distrain\n"
         "fds = [int(fd) for fd in os.listdir('/proc/self/fd')]\n"
@@ -102,7 +102,7 @@ def test_a_task_gets_a_clean_start(host: Host, tmp_path: Path) -> None:
     )
     host.cleared()
     first, rest = host.output().decode().split("\n", 1)
-    assert first == f'[0, 1, 2, 3] True {tmp_path} a "b" $c'
+    assert first == f'[0, 1, 2, 3, 4] True {tmp_path} a "b" $c'
     assert rest == "d\nset() SIG_DFL\n"
 
 

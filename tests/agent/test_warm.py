@@ -14,7 +14,7 @@ from agent.driver import Host
 from process_table import wait_until
 
 from distrain.launcher.bundle import make_bundle
-from distrain.wire import AgentNote, Preload, StopTasks, TaskEvent, TaskStarted
+from distrain.wire import AgentNote, Preload, StopTasks, TaskCleared, TaskEvent, TaskStarted
 
 pytestmark = pytest.mark.processes
 
@@ -41,6 +41,14 @@ class WarmHost:
     def preload(self, python: str = sys.executable, **env: str) -> None:
         self.host.link.send(Preload(python, {"PYTHONPATH": str(self.toys), **env}))
 
+    @property
+    def preload_pid(self) -> int:
+        """Of the process that has done the import, when all tasks that it has forked have been told of."""
+        running = {started.pid for started in self.host.all(TaskStarted)}
+        below = (p for p in self.host.processes() if p.parent == self.host.agent_pid)
+        (pid,) = {p.pid for p in below} - running
+        return pid
+
     def wait_at_the_gate(self) -> None:
         """From now on the import waits until `gate` is there."""
         with self.toy_tensorflow.open("a") as file:
@@ -60,7 +68,7 @@ def test_a_warm_task_is_a_fork_with_its_own_environment_and_streams(warm: WarmHo
     warm.start(
         "import os, sys, tensorflow\n"
         "print(os.environ['BEFORE'], os.environ['TF_CONFIG'], os.getcwd(), sys.argv, os.getsid(0) == os.getpid())\n"
-        "print(os.getppid(), sorted(map(int, os.listdir('/proc/self/fd')))[:4])\n"
+        "print(os.getppid(), sorted(map(int, os.listdir('/proc/self/fd')))[:5])\n"
         "os.write(int(os.environ['DISTRAIN_EVENTS_FD']), b'{\"kind\": \"hello\"}\\n')\n"
         "raise SystemExit(5)",
         env={"TF_CONFIG": "{}"},
@@ -72,22 +80,48 @@ def test_a_warm_task_is_a_fork_with_its_own_environment_and_streams(warm: WarmHo
     lines = warm.host.output().decode().splitlines()
     assert lines[0] == "importing"
     assert lines[1] == f"import {{}} {tmp_path} ['toy'] True"
-    assert lines[2] == f"{warm.host.agent_pid} [0, 1, 2, 3]"
+    assert lines[2] == f"{warm.host.agent_pid} [0, 1, 2, 3, 4]"
     assert [event.kind for event in warm.host.all(TaskEvent) if event.kind != "phase"] == ["hello"]
 
 
 def test_the_import_happens_once_for_all_tasks_and_attempts(warm: WarmHost) -> None:
     warm.preload()
     pids = set()
+    preloads = set()
     for attempt in (1, 2):
         for number in range(3):
             warm.start("import os, tensorflow; print(id(tensorflow))", f"worker:{number}", attempt=attempt)
         for number in range(3):
             pids.add(warm.host.wait_for(TaskStarted, task=f"worker:{number}", attempt=attempt).pid)
             warm.host.cleared(f"worker:{number}", attempt=attempt)
+        preloads.add(warm.preload_pid)
     assert len(pids) == 6
+    assert len(preloads) == 1
     identities = {line for number in range(3) for line in warm.host.output(f"worker:{number}").split()[1:]}
     assert len(identities - {b"importing"}) == 1, "every fork has the very module"
+
+
+def test_attempts_that_are_killed_leave_the_import_to_the_next(warm: WarmHost) -> None:
+    """A task is killed, its neighbour stopped at once, both start again; at last one alone, in the same attempt."""
+    warm.preload()
+    tasks = ("worker:0", "worker:1")
+    preloads = set()
+    for attempt in (1, 2, 3):
+        for task in tasks:
+            warm.start(UP, task, attempt=attempt)
+        for task in tasks:
+            warm.host.until(lambda n=attempt, task=task: warm.host.output(task).count(b"up") == n, "it runs")
+            warm.host.wait_for(TaskStarted, task=task, attempt=attempt)
+        preloads.add(warm.preload_pid)
+        os.kill(warm.host.wait_for(TaskStarted, task=tasks[0], attempt=attempt).pid, signal.SIGKILL)
+        warm.host.exited(tasks[0], attempt=attempt)
+        warm.host.link.send(StopTasks((), 0.0, again=True))
+        for task in tasks:
+            warm.host.cleared(task, attempt=attempt)
+    warm.start("print('the same again')", tasks[1], attempt=3)
+    warm.host.until(lambda: len([each for each in warm.host.all(TaskCleared) if each.attempt == 3]) == 3, "it is done")
+    assert b"the same again" in warm.host.output(tasks[1])
+    assert preloads == {warm.preload_pid}
 
 
 def test_environment_beyond_a_packets_size(warm: WarmHost) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from distrain.cli import distrain
 from distrain.cli import start as start_module
+from distrain.cli.start import Manner
 from distrain.errors import DistrainError, JobError, UsageError
 from distrain.job.cluster import LOCAL, Host, hosts_of, place
 from distrain.job.spec import HostSpec, JobSpec, ProgramSpec
@@ -39,8 +40,8 @@ def launched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `launch` would have started."""
     seen: dict[str, Any] = {}
 
-    def start(job: JobSpec, **how: Any) -> int:
-        seen.update(how, job=job)
+    def start(job: JobSpec, how: Manner, **more: Any) -> int:
+        seen.update(vars(how), job=job, **more)
         return 0
 
     monkeypatch.setattr(start_module, "start", start)

@@ -74,7 +74,7 @@ VALUES = [
     ("modle: cnn", '1:1: a job has no key "modle"; did you mean "model"?'),
     (
         "zzz: 1",
-        '1:1: a job has no key "zzz"; its keys are name, program, model, dataset, training, strategy, cluster, checkpoint, env, warm, code',
+        '1:1: a job has no key "zzz"; its keys are name, program, model, dataset, training, strategy, cluster, checkpoint, restart, elastic, watchdog, env, warm, code',
     ),
     ("epochs: 3", '1:1: a job has no key "epochs"; it belongs under training'),
     ("training: {warm: false}", '1:12: training has no key "warm"; it belongs to the top level of the file'),
@@ -224,6 +224,41 @@ VALUES = [
     ),
     ("cluster: {workers: 100000}", "1:20: cluster.workers is 100000; give 1024 or less"),
     ("checkpoint: {keep: 0}", "1:20: checkpoint.keep is 0; give 1 or more"),
+    ("checkpoint: {keep_best: -1}", "1:25: checkpoint.keep_best is -1; give 0 or more"),
+    ("checkpoint: {every_s: 0}", "1:23: checkpoint.every_s is 0; give a number of seconds, 1 or more"),
+    ("checkpoint: {every_second: 1}", '1:14: checkpoint has no key "every_second"; did you mean "every_s"?'),
+    ("checkpoint: {path: []}", "1:20: checkpoint.path is a list, and it must be text; write the text"),
+    ("restart:", "1:9: restart is empty; give {max: 3} or the like, or false for never"),
+    ("restart: often", '1:10: restart.max is "often", which is no whole number; give 1 or more'),
+    ("restart: -1", "1:10: restart.max is -1; give 1 or more"),
+    ("restart: [crash]", "1:10: restart is a list; give {max: 3} or the like, or false for never"),
+    ("restart: {max: 0}", "1:16: restart.max is 0; give 1 or more"),
+    ("restart: {backoff_s: -1}", "1:22: restart.backoff_s is -1; give a number of seconds, 0 or more"),
+    ("restart: {window: 60}", '1:11: restart has no key "window"; did you mean "window_s"?'),
+    (
+        "restart: {on: [crash, hostlost]}",
+        '1:23: restart.on.1 is "hostlost", which is none of its values; did you mean "host_lost"?',
+    ),
+    (
+        "restart: {on: nan}",
+        '1:15: restart.on.0 is "nan", which is none of its values; choose one of crash, hang, host_lost, preempted',
+    ),
+    ("elastic: {min_worker: 1}", '1:11: elastic has no key "min_worker"; did you mean "min_workers"?'),
+    ("elastic: 1.5", "1:10: elastic.min_workers is 1.5, which is no whole number; give 1 or more"),
+    ("watchdog: false", "1:11: watchdog is false; give a mapping"),
+    (
+        "watchdog: {nan: rolback}",
+        '1:17: watchdog.nan is "rolback", which is none of its values; did you mean "rollback"?',
+    ),
+    (
+        "watchdog: {step_timeout_s: automatic}",
+        '1:28: watchdog.step_timeout_s is "automatic"; '
+        "give auto, a number of seconds, 1 or more, or false to wait for ever",
+    ),
+    (
+        "watchdog: {step_timeout_s: 0.5}",
+        "1:28: watchdog.step_timeout_s is 0.5; give auto, a number of seconds, 1 or more, or false to wait for ever",
+    ),
     (
         "checkpoint:",
         "1:12: checkpoint is empty; give {every_epochs: 1, keep: 3} or the like, or false for no checkpoints",
@@ -316,8 +351,37 @@ COMBINATIONS = [
         "1:30: dataset mnist takes no args; remove dataset.args; they are for a function of your own",
     ),
     (
-        "checkpoint: {every_steps: 5, every_epochs: 1}",
-        "1:44: checkpoint has both every_steps and every_epochs; keep one of the two",
+        "strategy: Mirrored\nelastic: true",
+        "2:10: elastic is given, and strategy Mirrored has one worker, which nothing can do without; "
+        "remove elastic, or choose strategy MultiWorkerMirrored or ParameterServer",
+    ),
+    (
+        "strategy: ParameterServer\ncluster: 2\nelastic: {min_workers: 3}",
+        "3:24: elastic.min_workers is 3, and the job begins with 2 workers; give 2 or less, or more cluster.workers",
+    ),
+    (
+        "program: [x]\nelastic: 2",
+        "2:10: elastic.min_workers is 2, and the job begins with 1 worker; give 1 or less, or more cluster.workers",
+    ),
+    (
+        "strategy: MultiWorkerMirrored\ncluster: 8\nelastic: 5",
+        "3:10: elastic.min_workers is 5, and dataset.batch_size 128 does not divide among any number from 5 to 7 of the "
+        "8 workers; give elastic.min_workers 4, or a batch size that does",
+    ),
+    (
+        "strategy: MultiWorkerMirrored\ncluster: {workers: 2, devices_per_worker: 2}\ndataset: {batch_size: 4}\n"
+        "elastic: {min_workers: 3}",
+        "4:24: elastic.min_workers is 3, and the job begins with 2 workers; give 2 or less, or more cluster.workers",
+    ),
+    (
+        "watchdog: {nan: rollback}\ncheckpoint: false",
+        "1:17: watchdog.nan is rollback, and checkpoint is false, so that there is nothing to go back to; "
+        "have checkpoints written, or choose stop or ignore",
+    ),
+    (
+        "watchdog: {nan: rollback}\nrestart: 0",
+        "1:17: watchdog.nan is rollback, which is a restart, and restart is false; "
+        "allow restarts, or choose stop or ignore",
     ),
     (
         "strategy: MultiWorkerMirrored\ncluster: {workers: 4, ports: [20000-20001, 20001]}",

@@ -22,12 +22,14 @@ def spelled(path: str, default: Any) -> str:
     """A default as the documentation writes it."""
     if default is MISSING:
         return "the file's name" if path == "name" else "must be given"
+    if path == "watchdog.step_timeout_s":
+        return "`auto`"
     if isinstance(default, Named):
         return f"`{default.name}`"
     if is_dataclass(default):
         return "below"
     if isinstance(default, tuple):
-        return f"`[{', '.join(item.name for item in default)}]`"
+        return f"`[{', '.join(str(getattr(item, 'name', item)) for item in default)}]`"
     return "none" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from distrain.errors import JobError, UsageError
-from distrain.job.cluster import LOCAL, Host, hosts_of, place, serves, tasks_of
+from distrain.job.cluster import LOCAL, Host, hosts_of, place, serves, shrunk, tasks_of
 from distrain.job.dump import to_yaml
 from distrain.job.load import parse_job
 from distrain.job.spec import ClusterSpec, HostSpec, JobSpec, ProgramSpec
@@ -184,6 +184,16 @@ def test_a_host_is_one_however_often_it_is_named() -> None:
     assert hosts_of(job("{}")) == (LOCAL,)
 
 
+def where(spec: JobSpec) -> str:
+    """Every task of the job, by its host."""
+    by_host: dict[str, list[str]] = {}
+    for placement in place(spec):
+        tasks = by_host.setdefault(placement.host.name, [])
+        assert placement.slot == len(tasks)
+        tasks.append(str(placement.task))
+    return "; ".join(f"{host}: {', '.join(tasks)}" for host, tasks in by_host.items())
+
+
 PS = "strategy: ParameterServer"
 MULTI = "{strategy: MultiWorkerMirrored, dataset: {batch_size: 12}}"
 
@@ -230,12 +240,7 @@ def test_tasks_fill_the_slots_of_their_role(cluster: str, rest: str | None, plac
         if rest != MULTI
         else parse_job(f"{MULTI[:-1]}, cluster: {cluster}}}", "job.yaml")
     )
-    by_host: dict[str, list[str]] = {}
-    for placement in place(spec):
-        tasks = by_host.setdefault(placement.host.name, [])
-        assert placement.slot == len(tasks)
-        tasks.append(str(placement.task))
-    assert "; ".join(f"{host}: {', '.join(tasks)}" for host, tasks in by_host.items()) == placed
+    assert where(spec) == placed
 
 
 @pytest.mark.parametrize(
@@ -301,6 +306,39 @@ def test_a_job_made_in_python_is_placed_or_refused_alike() -> None:
     spec = JobSpec("x", program=ProgramSpec(("./run",)), cluster=ClusterSpec(workers=2, hosts=(HostSpec("a"),)))
     with pytest.raises(UsageError, match=r"no slot for worker:1 \(a: 1\); give more hosts"):
         place(spec)
+
+
+SPREAD = "{strategy: MultiWorkerMirrored, dataset: {batch_size: 12}, elastic: 2}"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "rest", "gone", "placed"),
+    [
+        ("{hosts: [a, b, c]}", SPREAD, "b", "a: worker:0; c: worker:1"),
+        ("{hosts: [a, b, c]}", SPREAD, "a b", None),
+        ("{hosts: [a:2, b:2, c]}", SPREAD.replace("12", "10"), "c", "a: worker:0, worker:1"),
+        ("{hosts: [a:2, b:2]}", SPREAD.replace("12", "4"), "", "a: worker:0, worker:1; b: worker:2, worker:3"),
+        ("{workers: 2, hosts: [a:2, b:2]}", SPREAD, "a", "b: worker:0, worker:1"),
+        ("{workers: 2, hosts: [a:2, b]}", SPREAD, "a", None),
+        ("{workers: 3, ports: [1, 2], hosts: [a:2, b:3]}", SPREAD, "a", "b: worker:0, worker:1"),
+        ("{workers: 4, hosts: [a:4]}", SPREAD, "a", None),
+        ("{workers: 3}", SPREAD, "local", None),
+        ("{hosts: [a, b]}", SPREAD.replace(", elastic: 2", ""), "b", None),
+        # What serves must still fit, and the implied chief moves to the first host that is left.
+        ("{hosts: [a, b, c]}", f"{PS}\nelastic: true", "a", "b: chief:0, worker:0; c: ps:0"),
+        ("{hosts: [a, b, {host: p, roles: [ps]}]}", f"{PS}\nelastic: true", "p", "a: chief:0, worker:0; b: ps:0"),
+        ("{hosts: [a, {host: p, roles: [ps]}]}", f"{PS}\nelastic: true", "p", None),
+        ("{hosts: [a, b, {host: c, roles: [chief]}]}", "program: [x]\nelastic: true", "b", "c: chief:0; a: worker:0"),
+        ("{hosts: [a, b, {host: c, roles: [chief]}]}", "program: [x]\nelastic: true", "c", "a: chief:0; b: worker:0"),
+        ("{hosts: [a, {host: c, roles: [chief]}]}", "program: [x]\nelastic: true", "c", None),
+    ],
+)
+def test_a_job_goes_on_with_what_fits_on_the_hosts_that_are_left(
+    cluster: str, rest: str, gone: str, placed: str | None
+) -> None:
+    text = rest.removesuffix("}") + f", cluster: {cluster}}}" if rest.startswith("{") else f"{rest}\ncluster: {cluster}"
+    smaller = shrunk(parse_job(text, "job.yaml"), frozenset(gone.split()))
+    assert (None if smaller is None else where(smaller)) == placed
 
 
 @pytest.mark.parametrize(

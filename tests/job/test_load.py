@@ -17,11 +17,15 @@ from distrain.job.spec import (
     CheckpointSpec,
     ClusterSpec,
     DatasetSpec,
+    ElasticSpec,
     HostSpec,
     JobSpec,
     Named,
+    ProgramSpec,
+    RestartSpec,
     StrategySpec,
     TrainingSpec,
+    WatchdogSpec,
 )
 
 FULL = """\
@@ -58,7 +62,10 @@ cluster:
   ports: [20000, 20010-20012, 20011]
   start_timeout_s: 60
   contact_timeout_s: 2.5
-checkpoint: {every_steps: 200, keep: 1}
+checkpoint: {every_steps: 200, every_epochs: 2, every_s: 1.5, keep: 1, keep_best: 0, path: /shared/all/../of}
+restart: {max: 5, window_s: 600, backoff_s: 0, on: [hang, crash]}
+elastic: {min_workers: 1}
+watchdog: {step_timeout_s: 90, nan: rollback}
 env: {SOME_VAR: value, NUMBER: 010, TRICKY: "1e-3", EMPTY: "", SWITCH: "yes"}
 warm: false
 code: ../mine
@@ -107,7 +114,10 @@ EVERYTHING = JobSpec(
         start_timeout_s=60.0,
         contact_timeout_s=2.5,
     ),
-    checkpoint=CheckpointSpec(every_steps=200, keep=1),
+    checkpoint=CheckpointSpec(200, 2, 1.5, keep=1, keep_best=0, path="/shared/of"),
+    restart=RestartSpec(5, 600.0, 0.0, ("hang", "crash")),
+    elastic=ElasticSpec(1),
+    watchdog=WatchdogSpec(90.0, "rollback"),
     env={"SOME_VAR": "value", "NUMBER": "010", "TRICKY": "1e-3", "EMPTY": "", "SWITCH": "yes"},
     warm=False,
     code="../mine",
@@ -142,8 +152,17 @@ def test_an_empty_mapping_is_a_job_of_defaults_named_after_its_file() -> None:
         ("training: {optimizer: {epsilon: 1e-5}}", "training: {optimizer: {name: adam, args: {epsilon: 0.00001}}}"),
         ("training: {validation: true}", "training: {validation: 1}"),
         ("training: {validation: false}", "training: {validation: 0}"),
-        ("checkpoint: true", "checkpoint: {every_epochs: 1, keep: 3}"),
-        ("checkpoint: {keep: 5}", "checkpoint: {every_epochs: 1, every_steps: null, keep: 5}"),
+        ("checkpoint: true", "checkpoint: {every_epochs: 1, every_s: 60, keep: 3, keep_best: 1, path: null}"),
+        ("checkpoint: {keep: 5}", "checkpoint: {every_epochs: 1, every_steps: null, every_s: 60, keep: 5}"),
+        ("restart: true", "restart: {max: 3, window_s: 3600, backoff_s: 1, on: [crash, hang, host_lost, preempted]}"),
+        ("restart: 7", "restart: {max: 7}"),
+        ("restart: 0", "restart: false"),
+        ("restart: {on: hang}", "restart: {on: [hang]}"),
+        ("{strategy: ParameterServer, elastic: true}", "{strategy: ParameterServer, elastic: {min_workers: 1}}"),
+        ("{strategy: ParameterServer, elastic: 1}", "{strategy: ParameterServer, elastic: {min_workers: 1}}"),
+        ("elastic: false", "elastic: null"),
+        ("watchdog: {step_timeout_s: auto}", "watchdog:"),
+        ("watchdog: {step_timeout_s: off}", "watchdog: {step_timeout_s: false}"),
         ("dataset: {path: null}", "dataset: {path: }"),
         ("cluster: {ports: 20000-20001}", "cluster: {ports: [20000, 20001]}"),
         ("\ufeffmodel: mlp", "model: mlp"),
@@ -155,8 +174,41 @@ def test_short_forms_mean_their_long_ones(short: str, long: str) -> None:
     assert job(short) == job(long)
 
 
-def test_no_checkpoints() -> None:
+def test_what_can_be_switched_off() -> None:
     assert job("checkpoint: false").checkpoint is None
+    assert job("restart: false").restart is None
+    assert job("{}").elastic is None
+    assert job("watchdog: {step_timeout_s: false}").watchdog.step_timeout_s == 0.0
+    assert job("watchdog: {step_timeout_s: auto}").watchdog.step_timeout_s is None
+
+
+def test_only_what_is_said_of_checkpoints_holds() -> None:
+    assert job("checkpoint: {every_s: 5}").checkpoint == CheckpointSpec(every_s=5.0)
+    assert job("checkpoint: {every_steps: 5, every_epochs: 2}").checkpoint == CheckpointSpec(5, 2)
+
+
+def test_the_folder_of_checkpoints_is_seen_from_where_the_user_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    for text, folder in (("kept", f"{tmp_path}/kept"), ("~/kept", "/home/me/kept"), ("/a//b", "/a/b")):
+        spec = job(f"checkpoint: {{path: {text}}}").checkpoint
+        assert spec is not None
+        assert spec.path == folder
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert job("checkpoint: {path: /kept}").checkpoint is not None
+    with pytest.raises(JobError, match=r'1:20: checkpoint.path is "kept", seen from the current folder, which is not '):
+        job("checkpoint: {path: kept}")
+
+
+def test_a_program_is_not_restarted_unasked() -> None:
+    assert job("program: [x]").restart is None
+    assert job("{program: [x], restart: 2}").restart == RestartSpec(max=2)
+    assert job("{program: [x], cluster: 2, elastic: true, watchdog: {step_timeout_s: 60}}").elastic == ElasticSpec()
 
 
 def test_merge_keys_give_what_the_mapping_itself_does_not() -> None:
@@ -206,6 +258,8 @@ def test_options_reach_into_a_default_list(file: str) -> None:
     assert job(file, "training.metrics.0=mse").training.metrics == (Named("mse"),)
     weighted = job(file, "training.metrics.0.dtype=float64").training.metrics
     assert weighted == (Named("accuracy", {"dtype": "float64"}),)
+    restart = job("{}", "restart.on.0=hang").restart
+    assert restart == RestartSpec(on=("hang", "hang", "host_lost", "preempted"))
 
 
 @pytest.mark.parametrize(
@@ -255,8 +309,14 @@ def test_a_written_job_reads_back_as_itself() -> None:
     for original in (
         EVERYTHING,
         JobSpec(name="defaults"),
+        JobSpec(name="program", program=ProgramSpec(("x",)), restart=None, elastic=ElasticSpec()),
+        JobSpec(name="again", program=ProgramSpec(("x",)), watchdog=WatchdogSpec(30.0)),
         JobSpec(
-            name="none", checkpoint=None, model=Named("m.n:f", {"text": "1e-3", "list": [1, 2.5, None, {"a": "no"}]})
+            name="none",
+            checkpoint=None,
+            restart=None,
+            watchdog=WatchdogSpec(0.0, "ignore"),
+            model=Named("m.n:f", {"text": "1e-3", "list": [1, 2.5, None, {"a": "no"}]}),
         ),
     ):
         assert parse_job(to_yaml(original), "job.yaml") == original

@@ -13,7 +13,7 @@ from distrain.job.dialects import preload_environment
 from distrain.job.dump import to_yaml
 from distrain.job.load import parse_job
 from distrain.job.masking import is_secret, masked, masked_arguments
-from distrain.job.plan import HostFacts, Plan, make_plan, placeholder_addresses
+from distrain.job.plan import HostFacts, Plan, Resume, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
 
 MULTI_WORKER = "{strategy: MultiWorkerMirrored, cluster: 3, dataset: {batch_size: 96}}"
@@ -24,7 +24,7 @@ def job(text: str) -> JobSpec:
     return parse_job(text, "job.yaml")
 
 
-def plan(text: str, *, cores: Mapping[str, int] | None = None, gpus: int = 0) -> Plan:
+def plan(text: str, *, cores: Mapping[str, int] | None = None, gpus: int = 0, resume: Resume | None = None) -> Plan:
     spec = job(text)
     placements = place(spec)
     addresses = {
@@ -38,13 +38,14 @@ def plan(text: str, *, cores: Mapping[str, int] | None = None, gpus: int = 0) ->
             cwd="/home/me",
             run_dir="/runs/job-1",
             output_dir="/runs/job-1/output",
+            checkpoints="/runs/job-1/checkpoints",
             import_paths=("/home/me", "/jobs"),
             cores=(cores or {"local": 8})[host.name],
             gpus=gpus,
         )
         for host in hosts_of(spec)
     }
-    return make_plan(spec, placements, addresses, run="job-1", attempt=2, facts=facts)
+    return make_plan(spec, placements, addresses, run="job-1", attempt=2, facts=facts, resume=resume)
 
 
 def names(tasks: tuple[Task, ...]) -> list[str]:
@@ -127,8 +128,27 @@ def test_every_task_learns_who_it_is_and_the_worker_reads_its_assignment() -> No
         "threads": 4,
         "one_host": True,
         "import_paths": ["/home/me", "/jobs"],
+        "checkpoints": "/runs/job-1/checkpoints",
+        "resume": None,
         "job": job(PARAMETER_SERVER).to_json(),
     }
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "folder", "told"),
+    [
+        ("true", "/runs/job-1/checkpoints", "/runs/job-1/checkpoints"),
+        ("{path: /shared/all}", "/shared/all/job-1", "/shared/all/job-1"),
+        ("false", "/runs/job-1/checkpoints", None),
+    ],
+)
+def test_every_task_learns_where_checkpoints_are_and_what_it_goes_on_from(
+    checkpoint: str, folder: str, told: str | None
+) -> None:
+    resumed = plan(f"{PARAMETER_SERVER[:-1]}, checkpoint: {checkpoint}}}", resume=Resume("step-00000200", 215))
+    for task in resumed.tasks:
+        assert json.loads(task.stdin())["checkpoints"] == told
+        assert json.loads(task.stdin())["resume"] == {"path": f"{folder}/step-00000200", "skip_to": 215}
 
 
 def threads(the_plan: Plan) -> dict[str, int]:

@@ -84,6 +84,10 @@ EXAMPLE = 'write it as a list, such as [train.py, --lr, "0.1"]'
             "{program: x, cluster: {threads_per_worker: 2}}",
             "1:44: cluster.threads_per_worker is given beside a program, and a program chooses its own number of threads; remove cluster.threads_per_worker, or remove program to have distrain train",
         ),
+        (
+            "{program: x, watchdog: {nan: stop}}",
+            "1:30: watchdog.nan is given beside a program, and a program looks at its own loss; remove watchdog.nan, or remove program to have distrain train",
+        ),
         ("{program: x, code: [a]}", "1:20: code is a list, and it must be text; write the text"),
         (
             "{program: x, env: {TF_CONFIG: a}}",
@@ -166,7 +170,16 @@ def plan(text: str) -> Plan:
         for number, placement in enumerate(placements)
     }
     facts = {
-        name: HostFacts(f"/{name}/python", f"/{name}/code", f"/{name}/run", f"/{name}/run/output", (), 8, 4)
+        name: HostFacts(
+            f"/{name}/python",
+            f"/{name}/code",
+            f"/{name}/run",
+            f"/{name}/run/output",
+            f"/{name}/run/checkpoints",
+            (),
+            8,
+            4,
+        )
         for name in hosts
     }
     return make_plan(spec, placements, addresses, run="run-1", attempt=1, facts=facts)
@@ -268,11 +281,16 @@ def test_the_jobs_environment_overrules_dialects() -> None:
     assert (only.env["MASTER_ADDR"], only.env["KERAS_BACKEND"]) == ("ib0", "jax")
 
 
+def test_a_program_learns_how_often_it_may_be_restarted() -> None:
+    counts = [plan(f"{{program: [x], restart: {restart}}}").tasks[0].env for restart in ("false", "4")]
+    assert [env["TORCHELASTIC_MAX_RESTARTS"] for env in counts] == ["0", "4"]
+
+
 def test_an_ipv6_address_keeps_its_brackets_but_for_torch() -> None:
     spec = job("{program: [x], cluster: {hosts: ['[fd00::1]', '[fd00::2]']}}")
     placements = place(spec)
     addresses = placeholder_addresses(spec, placements)
-    facts = {host.name: HostFacts("python3", "c", "r", "o", (), 1, 0) for host in hosts_of(spec)}
+    facts = {host.name: HostFacts("python3", "c", "r", "o", "k", (), 1, 0) for host in hosts_of(spec)}
     first, second = make_plan(spec, placements, addresses, run="r", attempt=1, facts=facts).tasks
     assert first.address == "[fd00::1]:<port of worker:0>"
     assert (second.env["MASTER_ADDR"], second.env["MASTER_PORT"]) == ("fd00::1", "<port of worker:0>")
@@ -326,7 +344,7 @@ def test_no_secret_of_a_program_is_in_a_plan_or_a_written_job() -> None:
 
 def test_a_plan_of_a_program_says_nothing_of_training() -> None:
     shown = plan("{program: [x], cluster: 2}").to_json()
-    assert shown["job"].keys() == {"name", "program", "cluster", "env", "code"}
+    assert shown["job"].keys() == {"name", "program", "cluster", "restart", "elastic", "watchdog", "env", "code"}
     assert (shown["tasks"][0]["chief"], shown["tasks"][1]["chief"], shown["tasks"][0]["threads"]) == (True, False, None)
     assert shown["tasks"][1]["TF_CONFIG"]["task"] == {"type": "worker", "index": 1}
     assert "program" not in JobSpec("x", model=Named("mlp")).to_json()

@@ -42,7 +42,7 @@ def seen(run_dir: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def chief(tmp_path: Path) -> Incoming:
-    return Incoming(tmp_path, prefix="", keep=2)
+    return Incoming(tmp_path, prefix="")
 
 
 def test_a_file_becomes_visible_with_its_last_part(chief: Incoming, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_run_bits_are_kept(chief: Incoming, tmp_path: Path) -> None:
 
 
 def test_other_hosts_have_a_place_of_their_own(chief: Incoming, tmp_path: Path) -> None:
-    other = Incoming(tmp_path, prefix="from/me@host2", keep=None)
+    other = Incoming(tmp_path, prefix="from/me@host2")
     send(chief, "output/a", {"": b"chief"})
     assert send(other, "output/a", {"": b"other"})[-1] == "from/me@host2/output/a"
     send(other, "plan.json", {"": b"theirs"})
@@ -96,22 +96,46 @@ def test_a_later_one_replaces_the_earlier(
     assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["thing"]
 
 
-def test_the_newest_checkpoints_are_kept(chief: Incoming, tmp_path: Path) -> None:
-    for step in (100, 99999999, 100000000, 300):
-        send(chief, f"checkpoints/step-{step:08d}", {"state.npz": b"x"})
+def checkpoint(incoming: Incoming, step: int, data: bytes = b"x") -> None:
+    send(incoming, f"checkpoints/step-{step:08d}", {"state.npz": data})
+
+
+def checkpoints(run_dir: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in (run_dir / "checkpoints").glob("step-*"))
+
+
+def test_those_that_the_chief_keeps_are_kept(chief: Incoming, tmp_path: Path) -> None:
+    for step in (100, 200, 99999999, 100000000):
+        checkpoint(chief, step)
     send(chief, "checkpoints/notes", {"": b"x"})
-    assert sorted(seen(tmp_path)) == [
-        "checkpoints/notes",
-        "checkpoints/step-100000000/state.npz",
-        "checkpoints/step-99999999/state.npz",
-    ]
+    assert checkpoints(tmp_path) == [100, 200, 99999999, 100000000], "until the chief has said which"
+    chief.keep_only(["step-00000200", "step-100000000", "step-00000017", "../output"])
+    assert checkpoints(tmp_path) == [200, 100000000]
+    assert (tmp_path / "checkpoints" / "notes").exists()
 
 
-def test_without_a_number_all_are_kept(tmp_path: Path) -> None:
-    incoming = Incoming(tmp_path, prefix="", keep=None)
-    for step in range(4):
-        send(incoming, f"checkpoints/step-{step:08d}", {"state.npz": b"x"})
-    assert len(seen(tmp_path)) == 4
+def test_there_is_always_one_to_go_on_from(chief: Incoming, tmp_path: Path) -> None:
+    checkpoint(chief, 100)
+    checkpoint(chief, 200)
+    chief.keep_only(["step-00000300"])  # whose files are still on their way
+    assert checkpoints(tmp_path) == [200]
+    checkpoint(chief, 300)
+    assert checkpoints(tmp_path) == [300]
+
+
+def test_one_that_comes_late_is_passed_over_in_time(chief: Incoming, tmp_path: Path) -> None:
+    """A newer attempt has gone on from step 200, and is writing again what the older one sends only now."""
+    for step in (100, 200):
+        checkpoint(chief, step)
+    newer = Incoming(tmp_path, prefix="")
+    newer.keep_only(["step-00000200", "step-00000250"])
+    checkpoint(newer, 250)
+    checkpoint(chief, 300, b"old")
+    assert checkpoints(tmp_path) == [200, 250, 300]
+    newer.keep_only(["step-00000250", "step-00000300"])
+    checkpoint(newer, 300, b"new")
+    assert checkpoints(tmp_path) == [250, 300]
+    assert (tmp_path / "checkpoints" / "step-00000300" / "state.npz").read_bytes() == b"new"
 
 
 def test_an_artifact_that_never_ends_leaves_nothing(chief: Incoming, tmp_path: Path) -> None:
@@ -138,7 +162,7 @@ def test_hostile_names_arrive(chief: Incoming, tmp_path: Path, name: str) -> Non
 def test_nothing_is_written_elsewhere(tmp_path: Path, path: str, where: str) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    incoming = Incoming(run_dir, prefix="from/host2", keep=None)
+    incoming = Incoming(run_dir, prefix="from/host2")
     artifact, files = (path, {"": b"x"}) if where == "artifact" else ("output", {path: b"x"})
     with pytest.raises(HostError, match=r"host2: it sent .* which would be written outside of the run directory"):
         send(incoming, artifact, files)
@@ -157,7 +181,19 @@ def test_parts_out_of_order_are_refused(chief: Incoming) -> None:
         chief.take(second)
 
 
-@pytest.mark.parametrize("name", ["summary.json", "logs/worker-0.log", "events.jsonl", "./plan.json", "from/host2/x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "summary.json",
+        "logs/worker-0.log",
+        "events.jsonl",
+        ".lock",
+        "launcher.log",
+        "stacks/x",
+        "./plan.json",
+        "from/host2/x",
+    ],
+)
 def test_the_launchers_own_files_are_not_replaced(chief: Incoming, tmp_path: Path, name: str) -> None:
     first, *rest = parts(name, {"": b"123456789"})
     with pytest.raises(DistrainError, match=r"is not kept: .* in a run directory is distrain's own; let the program"):

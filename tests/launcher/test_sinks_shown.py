@@ -435,3 +435,156 @@ def test_colour_tells_tasks_apart(monkeypatch):
 def test_the_cursor_is_never_hidden():
     face = LiveFace(lambda: os.terminal_size((80, 24)), now=lambda: T + 20)
     assert b"\x1b[?25" not in face.draw(b"x\n", training()) + face.last(b"", ())
+
+
+# ---- restarts
+
+
+def restarting(**changes) -> list[Event]:
+    """A worker is killed at step 15, and its attempt is followed by another from step 10 on."""
+    killed = {"kind": "signal", "exit_code": None, "signal": "SIGKILL", "message": "killed by SIGKILL", "log_tail": []}
+    told = {
+        "cause": "crash",
+        "next_attempt": 2,
+        "from_step": 10,
+        "checkpoint": "step-00000010",
+        "wait_s": 0.75,
+        "counted": True,
+        "restarts": 1,
+        "max": 3,
+        "failed_at": T + 10,
+        "detected_s": 0.002,
+        "step": 15,
+        "furthest": 15,
+        "missing": [],
+        **changes,
+    }
+    exited = {"exit_code": None, "signal": "SIGKILL"}
+    return [
+        Event(T + 10, "task_failed", 1, "worker:1", "local", {**FAILURE, **killed, "where": None}),
+        Event(T + 10, "task_exited", 1, "worker:1", "local", {**exited, "expected": False}),
+        Event(T + 10.1, "task_exited", 1, "worker:0", "local", {**exited, "expected": True}),
+        Event(T + 10.25, "restarting", 1, "worker:1", "local", told),
+    ]
+
+
+def again() -> list[Event]:
+    names = ("worker:0", "worker:1")
+    return [
+        Event(T + 11, "attempt_started", 2, data={"from_step": 10, "checkpoint": "step-00000010"}),
+        *(Event(T + 11.1, "task_started", 2, name, "local", {"pid": 8}) for name in names),
+    ]
+
+
+def words(*events: Event, progress_every_s: float | None = None) -> list[str]:
+    """distrain's own, from the failure on."""
+    narrator, view, lines = Narrator(progress_every_s), View(), []
+    for event in events:
+        view = view.after(event)
+        lines += narrator.tell(event, view)
+    first = next(index for index, line in enumerate(lines) if line.startswith("worker:1: killed"))
+    return lines[first:]
+
+
+def test_a_restart_is_told_from_its_cause_to_where_it_has_caught_up():
+    history = [*opening(), *ready(), *step(15, T + 9), *restarting(), *again()]
+    later = [Event(T + 13 + n / 10, *event_of(event)) for n, event in enumerate([*step(12, T), *step(15, T)])]
+    assert words(*history, *later)[:4] == [
+        "worker:1: killed by SIGKILL",
+        "restarting after the crash of worker:1: attempt 2 goes on from step 10 in 0.8 s (restart 1 of at most 3)",
+        "attempt 2: every task starts again, from step 10",
+        "attempt 2 has caught up: step 15 again 3.4 s after the crash of worker:1",
+    ]
+
+
+def event_of(event: Event) -> tuple:
+    """The same in the second attempt."""
+    return event.kind, 2, event.task, event.host, event.data
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"from_step": 0, "checkpoint": None, "wait_s": 0.0},
+            "restarting after the crash of worker:1: attempt 2 goes on from the beginning (restart 1 of at most 3)",
+        ),
+        (
+            {"cause": "preempted", "counted": False, "wait_s": 0.0},
+            "restarting after worker:1 was asked to leave: attempt 2 goes on from step 10 (not counted)",
+        ),
+        (
+            {"cause": "hang", "missing": ["b", "c"]},
+            "restarting after the hang of worker:1: attempt 2 goes on from step 10 in 0.8 s "
+            "when b and c can be used again (restart 1 of at most 3)",
+        ),
+    ],
+)
+def test_when_and_from_where_it_goes_on(changes, sentence):
+    assert words(*opening(), *ready(), *step(15, T + 9), *restarting(**changes))[1] == sentence
+
+
+def test_other_news_of_recovery():
+    history = [*opening(), *ready(), *step(15, T + 9)]
+    respawned = {"cause": "crash", "message": "killed by SIGKILL", "signal": "SIGKILL", "exit_code": None}
+    news = [
+        Event(T + 10, "respawning", 1, "worker:1", "local", respawned),
+        Event(T + 11, "straggler", 1, "worker:1", "b", {"ratio": 1.84}),
+        Event(T + 12, "stacks", 1, "worker:0", "local", {"path": "stacks/attempt-1/worker-0.txt"}),
+        Event(T + 12, "stacks", 1, "worker:1", "local", {"path": "stacks/attempt-1/worker-1.txt"}),
+        Event(T + 13, "cluster_changed", 1, data={"tasks": [["worker:0", "a"]], "gone": ["b"]}),
+        Event(T + 14, "cluster_changed", 1, data={"tasks": [["worker:0", "a"], ["worker:1", "b"]], "gone": []}),
+    ]
+    assert words(*history, *news) == [
+        "worker:1: killed by SIGKILL; it is started again by itself, and the others go on",
+        "warning: worker:1 on b takes 1.8 times as long for a step as the others",
+        "where every task was is in stacks/attempt-1/",
+        "going on without b: 1 task on 1 host",
+        "every host is back: 2 tasks on 2 hosts",
+    ]
+
+
+def test_the_panel_between_two_attempts_and_while_it_catches_up():
+    view = View()
+    for event in [*opening(), *ready(), *step(15, T + 9), *restarting()]:
+        view = view.after(event)
+    assert "worker:1: crash · attempt 2 from step 10 in 1 s" in rendered(view, now=T + 10.3)
+    assert "attempt 2 from step 10 now" in rendered(view, now=T + 11)
+    for event in again():
+        view = view.after(event)
+    assert "attempt 2 from" not in rendered(view, now=T + 12)
+    assert "0 of 2 ready · 2 starting" in rendered(view, now=T + 12)
+    for event in step(12, T + 13):
+        view = view.after(event)
+    assert "catching up to step 15" in rendered(view, now=T + 13)
+    for event in step(15, T + 14):
+        view = view.after(event)
+    assert "catching up" not in rendered(view, now=T + 14)
+
+
+def test_the_panel_has_a_column_for_who_is_slow():
+    view = View()
+    for event in [*opening(), *ready()]:
+        view = view.after(event)
+    assert "pace" not in rendered(view, now=T + 6)
+    for name, busy_s in (("worker:0", 0.1), ("worker:1", 0.21)):
+        data = {"epoch": 1, "step": 3, "examples_per_s": 1000.0, "busy_s": busy_s}
+        view = view.after(Event(T + 6, "progress", 1, name, "local", data))
+    shown = rendered(view, now=T + 6)
+    assert "pace" in shown
+    assert "1.0x" in shown
+    assert "2.1x" in shown
+
+
+def test_the_account_tells_what_was_got_over():
+    recovery = {"resumed_s": 2.94, "steps_lost": 5}
+    failures = [{**FAILURE, "message": "killed by SIGKILL", "where": None, "attempt": n} for n in (1, 2)]
+    timings = {"to_ready_s": 5.0, "to_first_step_s": 6.0, "total_s": 75.2, "recoveries": [recovery]}
+    text = shown_plain(*opening(), summary("succeeded", attempts=2, failures=failures[:1], timings=timings))
+    assert "  attempt 1: worker:1: killed by SIGKILL · trained again after 2.9 s · 5 steps done again\n" in text
+
+
+def rendered(view: View, *, now: float) -> str:
+    console = Console(file=io.StringIO(), width=110, color_system=None)
+    console.print(panel(view, width=110, rows=12, now=now))
+    return console.file.getvalue()

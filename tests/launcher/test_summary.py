@@ -41,3 +41,71 @@ def test_times_are_those_of_the_last_ready_and_the_first_step() -> None:
 def test_one_steps_loss_is_no_figure_of_the_run() -> None:
     metrics = {"epoch": 1, "step": 2, "split": "train", "metrics": {"loss": 0.5, "step_loss": 0.7}}
     assert summary(STARTED, (104.0, "metrics", metrics))["metrics"] == {"train": {"loss": 0.5}, "validation": {}}
+
+
+def of_attempts(*events: tuple[float, str, int, str | None, dict[str, Any]]) -> list[dict[str, Any]]:
+    tally = Tally(began=100.0)
+    for time, kind, attempt, task, data in events:
+        tally.event(Event(time, kind, attempt, task, "local", data))
+    figures = tally.summary(begin((), "worker:0", time=100.0), run="r", name="n", ended=160.0)
+    recoveries: list[dict[str, Any]] = figures["timings"]["recoveries"]
+    return recoveries
+
+
+def restarting(step: int) -> dict[str, Any]:
+    return {"cause": "crash", "detected_s": 0.25, "failed_at": 110.0, "step": step}
+
+
+def progress(step: int) -> dict[str, Any]:
+    return {"epoch": 1, "step": step, "examples_per_s": None}
+
+
+def test_a_recovery_is_from_the_failure_to_the_first_step_of_the_next_attempt() -> None:
+    (recovery,) = of_attempts(
+        (101.0, "attempt_started", 1, None, {"from_step": 0}),
+        (109.0, "progress", 1, "worker:0", progress(23)),
+        (110.5, "restarting", 1, "worker:1", restarting(23)),
+        (111.0, "progress", 1, "worker:0", progress(24)),
+        (111.0, "attempt_started", 2, None, {"from_step": 20}),
+        (112.0, "progress", 2, "worker:0", progress(20)),
+        (113.5, "progress", 2, "worker:0", progress(21)),
+        (114.0, "progress", 2, "worker:1", progress(22)),
+    )
+    assert recovery == {
+        "attempt": 1,
+        "cause": "crash",
+        "task": "worker:1",
+        "host": "local",
+        "detected_s": 0.25,
+        "resumed_s": 3.5,
+        "steps_lost": 3,
+    }
+
+
+def test_an_attempt_that_never_trained_recovered_nothing() -> None:
+    recoveries = of_attempts(
+        (101.0, "attempt_started", 1, None, {"from_step": 0}),
+        (110.5, "restarting", 1, "worker:1", restarting(23)),
+        (111.0, "attempt_started", 2, None, {"from_step": 20}),
+        (112.0, "restarting", 2, "worker:1", restarting(20)),
+        (113.0, "attempt_started", 3, None, {"from_step": 20}),
+        (114.0, "progress", 3, "worker:0", progress(21)),
+    )
+    assert [recovery["resumed_s"] for recovery in recoveries] == [None, 4.0]
+
+
+def test_a_task_started_again_alone_has_recovered_when_it_is_ready() -> None:
+    (recovery,) = of_attempts(
+        (110.5, "respawning", 1, "worker:1", restarting(0)),
+        (111.0, "ready", 1, "worker:0", {}),
+        (112.0, "ready", 1, "worker:1", {}),
+    )
+    assert (recovery["resumed_s"], recovery["steps_lost"]) == (2.0, 0)
+
+
+def test_ready_is_what_the_first_attempt_was() -> None:
+    tally = Tally(began=100.0)
+    for attempt, time in ((1, 102.0), (2, 150.0)):
+        tally.event(Event(time - 1, "attempt_started", attempt, data={"from_step": 0}))
+        tally.event(Event(time, "ready", attempt, "worker:0", "local", {}))
+    assert tally.to_ready_s == 2.0

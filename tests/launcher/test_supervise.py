@@ -7,14 +7,14 @@ import signal
 import pytest
 from histories import History
 
-from distrain.launcher.state import (
+from distrain.launcher.actions import (
     Abandon,
     ConnectHosts,
     StartTasks,
     Stop,
-    TaskState,
     TryTasks,
 )
+from distrain.launcher.state import TaskState
 
 
 def workers(count: int = 2) -> History:

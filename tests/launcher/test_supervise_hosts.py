@@ -7,7 +7,13 @@ import signal
 import pytest
 from histories import History
 
-from distrain.launcher.state import Abandon, ConnectHosts, StartTasks, Stop, TaskState
+from distrain.launcher.actions import (
+    Abandon,
+    ConnectHosts,
+    StartTasks,
+    Stop,
+)
+from distrain.launcher.state import TaskState
 
 
 def three_hosts() -> History:

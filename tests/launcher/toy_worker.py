@@ -2,17 +2,22 @@
 
 Started in place of `python -m distrain.worker` by a stand-in for the interpreter. What it does is in the environment
 variable TOY_<ROLE>_<INDEX>, else in TOY: names of the functions below, separated by commas, with an argument after `=`.
+In a later attempt than the first it is in the variable of that name with _AGAIN, if there is one.
 """
 
+import faulthandler
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 assignment = json.load(sys.stdin)
 task = assignment["task"]
+steps = 0
 events = os.fdopen(int(os.environ["DISTRAIN_EVENTS_FD"]), "w", buffering=1)
 
 
@@ -36,6 +41,84 @@ def train(_):
             validation_examples=0,
         )
     say("progress", epoch=1, step=10, examples_per_s=100.0, step_s=0.01)
+
+
+def step(number):
+    """So many of 100 steps are done, in epochs of 10."""
+    resume, first = assignment["resume"], 0
+    if resume:
+        saved = int(resume["path"][-8:])
+        first = resume["skip_to"] or saved
+        with open(os.path.join(resume["path"], "state.npz")) as file:
+            assert file.read() == f"the state after {saved} steps"
+    if assignment["chief"]:
+        figures = {"train_examples": 80, "validation_examples": 0}
+        say("started", epochs=10, steps_per_epoch=10, first_step=first, batch_size=8, **figures)
+    global steps
+    steps = int(number)
+    say("progress", epoch=(steps + 9) // 10, step=steps, examples_per_s=100.0, step_s=0.01, busy_s=0.01)
+
+
+def alive(doing):
+    """Pulses as a worker sends them, and stacks when they are asked for."""
+    faulthandler.register(signal.SIGUSR2, file=int(os.environ["DISTRAIN_STACKS_FD"]), all_threads=True)
+    os.write(int(os.environ["DISTRAIN_STACKS_FD"]), b"\n")
+
+    def beat():
+        while True:
+            say("pulse", step=steps, doing=doing, for_s=1.0)
+            time.sleep(0.2)
+
+    threading.Thread(target=beat, daemon=True).start()
+
+
+def checkpoint(number):
+    """The chief writes the checkpoint of that step."""
+    if not assignment["chief"]:
+        return
+    name = f"step-{int(number):08d}"
+    folder = os.path.join(assignment["checkpoints"], name)
+    os.makedirs(folder, exist_ok=True)
+    state = f"the state after {number} steps".encode()
+    with open(os.path.join(folder, "state.npz"), "wb") as file:
+        file.write(state)
+    about = {
+        "format": 2,
+        "step": int(number),
+        "epoch": int(number) // 10,
+        "seed": 1,
+        "attempt": assignment["attempt"],
+        "steps_per_epoch": 10,
+        "batch_size": 60,
+        "workers": 2,
+        "finished": False,
+        "sha256": {"state.npz": hashlib.sha256(state).hexdigest()},
+    }
+    with open(os.path.join(folder, "checkpoint.json"), "w") as file:
+        json.dump(about, file)
+    path = os.path.relpath(folder, assignment["run_dir"])
+    say("checkpoint", path=path, step=int(number), seconds=0.1, stall_s=0.0, kept=[name])
+
+
+def preempted(number):
+    """Ends as a worker does that was asked to leave."""
+    say("preempted", step=int(number))
+    os._exit(42)
+
+
+def leave_when_asked(number):
+    """SIGTERM ends it with a checkpoint."""
+
+    def leave(_number, _frame):
+        checkpoint(number)
+        preempted(number)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def nan(number):
+    say("failure", why="nan", step=int(number), message=f"the loss is nan at step {number}", traceback="", where=None)
+    sys.exit(1)
 
 
 def say_odd_things(_):
@@ -122,7 +205,9 @@ def raw(kind):
     sys.stdout.flush()
 
 
-variable = "TOY_" + task.replace(":", "_").upper()
-for step in os.environ.get(variable, os.environ.get("TOY", "ready,train,done")).split(","):
-    name, _, argument = step.partition("=")
+names = ["TOY_" + task.replace(":", "_").upper(), "TOY"]
+if assignment["attempt"] > 1:
+    names = [f"{name}_AGAIN" for name in names] + names
+for part in next((os.environ[name] for name in names if name in os.environ), "ready,train,done").split(","):
+    name, _, argument = part.partition("=")
     globals()[name](argument)

@@ -48,7 +48,8 @@ def run(tmp_path: Path, text: str, *arguments: str, plainly: bool = False, **env
         finally:
             os.close(writer)
         out, err = process.communicate(timeout=60)
-        return Ended(process.returncode, out, err, [json.loads(line) for line in events])
+        told = [event for event in map(json.loads, events) if event["kind"] != "pulse"]
+        return Ended(process.returncode, out, err, told)
 
 
 WHAT_A_SCRIPT_SEES = """
@@ -122,7 +123,7 @@ def test_a_failure_prints_and_exits_as_without_us(tmp_path: Path, text: str) -> 
 def test_a_failure_is_told_with_the_users_own_line(tmp_path: Path) -> None:
     (failure,) = run(tmp_path, FAILS).events
     assert failure["kind"] == "failure"
-    assert failure["message"].startswith("json.decoder.JSONDecodeError: Expecting property name")
+    assert failure["message"].startswith("JSONDecodeError: Expecting property name")
     assert failure["where"] == f"{tmp_path}/of the script/train.py:5"
     assert "worker/script.py" not in failure["traceback"]
 

@@ -86,7 +86,7 @@ def test_a_failure_names_the_innermost_place_in_the_users_code(stream) -> None:
     events.failure(caught.value)
     assert users_frame(caught.value).startswith(f"{__file__}:")
     (failure,) = lines(reader)
-    assert failure["message"].startswith("json.decoder.JSONDecodeError: Expecting")
+    assert failure["message"].startswith("JSONDecodeError: Expecting")
     assert "Traceback" in failure["traceback"]
     events.failure(Refusal("too few examples"))
     assert lines(reader) == [

@@ -177,3 +177,36 @@ class Section:
 
     def read(self, node: Node, path: str, findings: Findings) -> Any:
         return self.make(**self.values(node, path, findings))
+
+
+@dataclass(frozen=True)
+class Switched(Section):
+    """A mapping that can be switched: `false`, or 0 where a number is its short form, means None; `true` its defaults.
+
+    `off`: what None means, a word. `example`: a mapping, for advice.
+    """
+
+    off: str = "none"
+    example: str = ""
+
+    @property
+    def words(self) -> str:
+        return ", ".join(["mapping", *([f"its `{self.short}`"] if self.short else []), f"or `false` for {self.off}"])
+
+    def expand(self, node: Node) -> Node:
+        if isinstance(node, Scalar) and node.value is True:
+            return Table(node.place)
+        return node if self._is_off(node) else super().expand(node)
+
+    def _is_off(self, node: Node) -> bool:
+        if not isinstance(node, Scalar):
+            return False
+        return node.value is False or (self.short is not None and node.plain and node.value == 0)
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if self._is_off(node):
+            return None
+        if not isinstance(node, Table):
+            remedy = f"give {self.example} or the like, or false for {self.off}"
+            return findings.add(node.place, path, f"{path} is {shown(node)}", remedy)
+        return super().read(node, path, findings)

@@ -6,12 +6,12 @@ The one table that `load`, `--set` and the documentation's test go by. Defaults 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distrain.job.file import keras_names
 from distrain.job.file.hosts import HostFile, HostName, HostOffer
-from distrain.job.file.kinds import Findings, Kind, ListOf, Section, shown
+from distrain.job.file.kinds import Findings, Kind, ListOf, Section, Switched, shown
 from distrain.job.file.named import FamilyName, KnownOrFunction, NamedKind, free_value
 from distrain.job.file.program import Arguments, CodeFolder, Program
 from distrain.job.file.source import Place
@@ -20,29 +20,36 @@ from distrain.job.file.values import (
     Boolean,
     Choice,
     Environment,
+    Folder,
     Integer,
     LayerSizes,
     Ports,
     RunName,
     Seconds,
     Share,
+    StepTimeout,
     Text,
     Validation,
 )
 from distrain.job.spec import (
     DATASETS,
     MODELS,
+    NAN_POLICIES,
     PRECISIONS,
+    RESTARTED,
     ROLES,
     STRATEGIES,
     CheckpointSpec,
     ClusterSpec,
     DatasetSpec,
+    ElasticSpec,
     HostSpec,
     JobSpec,
     ProgramSpec,
+    RestartSpec,
     StrategySpec,
     TrainingSpec,
+    WatchdogSpec,
 )
 
 _UNSHARDED = (
@@ -67,26 +74,16 @@ class _Arguments:
 
 
 @dataclass(frozen=True)
-class _Checkpoint(Section):
-    """`false`: none are written. Without an interval: after every epoch."""
-
-    @property
-    def words(self) -> str:
-        return "mapping, or `false` for none"
-
-    def expand(self, node: Node) -> Node:
-        return Table(node.place) if isinstance(node, Scalar) and node.value is True else super().expand(node)
+class _Checkpoint(Switched):
+    """Without any interval, those of a job that says nothing of checkpoints."""
 
     def read(self, node: Node, path: str, findings: Findings) -> Any:
-        if isinstance(node, Scalar) and node.value is False:
-            return None
-        if not isinstance(node, Table):
-            remedy = "give {every_epochs: 1, keep: 3} or the like, or false for no checkpoints"
-            return findings.add(node.place, path, f"{path} is {shown(node)}", remedy)
-        values = self.values(node, path, findings)
-        if not values.keys() & {"every_steps", "every_epochs"}:
-            values["every_epochs"] = 1
-        return CheckpointSpec(**values)
+        spec, default = super().read(node, path, findings), _DEFAULTS.checkpoint
+        if not isinstance(spec, CheckpointSpec) or default is None:
+            return spec
+        if (spec.every_steps, spec.every_epochs, spec.every_s) != (None, None, None):
+            return spec
+        return replace(spec, every_epochs=default.every_epochs, every_s=default.every_s)
 
 
 BUILT_IN_MODELS: Mapping[str, Mapping[str, Kind]] = {
@@ -190,8 +187,33 @@ JOB = Section(
             short="workers",
         ),
         "checkpoint": _Checkpoint(
-            CheckpointSpec, {"every_steps": Integer(1), "every_epochs": Integer(1), "keep": Integer(1)}
+            CheckpointSpec,
+            {
+                "every_steps": Integer(1),
+                "every_epochs": Integer(1),
+                "every_s": Seconds(),
+                "keep": Integer(1),
+                "keep_best": Integer(0),
+                "path": Folder(),
+            },
+            off="no checkpoints",
+            example="{every_epochs: 1, keep: 3}",
         ),
+        "restart": Switched(
+            RestartSpec,
+            {"max": Integer(1), "window_s": Seconds(), "backoff_s": Seconds(0), "on": ListOf(Choice(RESTARTED))},
+            short="max",
+            off="never",
+            example="{max: 3}",
+        ),
+        "elastic": Switched(
+            ElasticSpec,
+            {"min_workers": Integer(1, 1024)},
+            short="min_workers",
+            off="no fewer workers",
+            example="{min_workers: 1}",
+        ),
+        "watchdog": Section(WatchdogSpec, {"step_timeout_s": StepTimeout(), "nan": Choice(NAN_POLICIES)}),
         "env": Environment(owned_variable),
         "warm": Boolean(),
         "code": CodeFolder(),
@@ -220,7 +242,7 @@ def default_list(path: str, place: Place) -> Items | None:
     kind, default = next(((kind, default) for known, kind, default in keys() if known == path), (None, None))
     if kind is None or not isinstance(default, tuple):
         return None
-    node = kind.expand(Items(place, tuple(Scalar(place, item.name) for item in default)))
+    node = kind.expand(Items(place, tuple(Scalar(place, str(getattr(item, "name", item))) for item in default)))
     return node if isinstance(node, Items) else None
 
 

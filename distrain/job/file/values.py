@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,13 +59,35 @@ def _whole(value: float) -> bool:
 
 @dataclass(frozen=True)
 class Seconds(_Single):
-    words: str = "seconds, 1 or more"
+    minimum: int = 1
+
+    @property
+    def words(self) -> str:
+        return f"seconds, {self.minimum} or more"
 
     def read(self, node: Node, path: str, findings: Findings) -> Any:
         value = node.value if isinstance(node, Scalar) else None
-        if isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= _LARGEST:
+        if isinstance(value, int | float) and not isinstance(value, bool) and self.minimum <= value <= _LARGEST:
             return float(value)
-        remedy = "give a number of seconds, 1 or more"
+        remedy = f"give a number of seconds, {self.minimum} or more"
+        return findings.add(node.place, path, f"{path} is {shown(node)}", remedy)
+
+
+@dataclass(frozen=True)
+class StepTimeout(_Single):
+    """`auto` is None, `false` is 0."""
+
+    words: str = "seconds, 1 or more, `auto`, or `false` for never"
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if isinstance(node, Scalar) and node.text == "auto":
+            return None
+        value = node.value if isinstance(node, Scalar) else None
+        if value is False:
+            return 0.0
+        if isinstance(value, int | float) and value is not True and 1 <= value <= _LARGEST:
+            return float(value)
+        remedy = "give auto, a number of seconds, 1 or more, or false to wait for ever"
         return findings.add(node.place, path, f"{path} is {shown(node)}", remedy)
 
 
@@ -117,6 +140,23 @@ class Text(_Single):
                 return findings.add(node.place, path, f"{path} holds the character {bad}", "remove it")
             return node.text
         return findings.add(node.place, path, f"{path} is {shown(node)}, and it must be text", "write the text")
+
+
+@dataclass(frozen=True)
+class Folder(_Single):
+    """A folder, seen from where the command is run; reads as its absolute path."""
+
+    words: str = "text"
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        text = Text().read(node, path, findings)
+        if text is UNUSABLE:
+            return text
+        try:
+            return os.path.abspath(os.path.expanduser(text))
+        except OSError:
+            problem = f"{path} is {shown(node)}, seen from the current folder, which is not there any more"
+            return findings.add(node.place, path, problem, "change into another folder, or write it from / on")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TextIO
 
 from distrain.launcher.events import Event, Sink
@@ -16,23 +15,31 @@ from distrain.launcher.sinks.files import LogFiles
 from distrain.launcher.sinks.plain import PlainFace
 from distrain.launcher.sinks.records import Records
 from distrain.launcher.sinks.terminal import Face, Terminal
+from distrain.launcher.sinks.view import View
 
 
-def open_sinks(rundir: RunDir, *, plain: bool, stream: TextIO) -> tuple[Sink, ...]:
+def open_sinks(rundir: RunDir, *, plain: bool, stream: TextIO | None) -> tuple[Sink, ...]:
     """The sinks of a run, in the order in which they must hear of things and be closed.
 
-    `stream` is for people: the live view where it is a terminal, lines where it is not or where `plain` asks for them.
-    Trouble with the files is told there too, as events of kind `note`.
+    `stream` is for people, as `open_terminal` has it; None: nobody looks. Trouble with the files is told there too, as
+    events of kind `note`.
     """
-    terminal = Terminal(stream, _face(stream, plain=plain), place=_typed(rundir.path))
+    terminals = () if stream is None else (open_terminal(rundir, plain=plain, stream=stream),)
 
     def warn(sentence: str) -> None:
         event = Event(time.time(), "note", data={"level": "warning", "message": sentence})
-        records.event(event)
-        terminal.event(event)
+        for sink in (records, *terminals):
+            sink.event(event)
 
     records = Records(rundir, warn)
-    return LogFiles(rundir, warn), records, terminal
+    return LogFiles(rundir, warn), records, *terminals
+
+
+def open_terminal(rundir: RunDir, *, plain: bool, stream: TextIO, view: View | None = None) -> Terminal:
+    """A sink for people: the live view where `stream` is a terminal, lines where it is not or where `plain` asks for
+    them. `view`: the run until now, for one who comes later.
+    """
+    return Terminal(stream, _face(stream, plain=plain), place=rundir.typed, view=view)
 
 
 def _face(stream: TextIO, *, plain: bool) -> Face:
@@ -52,12 +59,3 @@ def _size(fd: int) -> os.terminal_size:
     except OSError:
         size = os.terminal_size((0, 0))
     return os.terminal_size((size.columns or 80, size.lines or 24))
-
-
-def _typed(path: Path) -> str:
-    """`path` as someone in the current folder would type it."""
-    try:
-        relative = os.path.relpath(path)
-    except OSError:  # the current folder is gone
-        return str(path)
-    return str(path) if relative.startswith("..") else relative

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,38 @@ from pathlib import Path
 FLUSH_EVERY_S = 0.2
 
 _FLUSH_BYTES = 128 * 1024
+_MEND_BYTES = 64 * 1024
 _KEEP_BYTES = 256 * 1024
 """How much is kept for a file that cannot be written just now: a disk may have room again in a moment."""
 
 Warn = Callable[[str], None]
 """Tells the people at the launcher a sentence."""
+
+
+def mend(path: Path, *, cut: bool) -> None:
+    """Let what a killed launcher has left end with a newline: a last line that is half is cut, or ends where it does.
+
+    A file that cannot be mended stays as it is: who adds to it will say why.
+    """
+    with contextlib.suppress(OSError), open(path, "r+b", buffering=0) as file:
+        size_bytes = file.seek(0, os.SEEK_END)
+        if not size_bytes:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) == b"\n":
+            return
+        if not cut:
+            file.write(b"\n")
+            return
+        while size_bytes:
+            start = max(0, size_bytes - _MEND_BYTES)
+            file.seek(start)
+            newline = file.read(size_bytes - start).rfind(b"\n")
+            if newline >= 0:
+                file.truncate(start + newline + 1)
+                return
+            size_bytes = start
+        file.truncate(0)
 
 
 class AppendFile:

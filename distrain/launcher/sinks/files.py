@@ -6,7 +6,7 @@ import time as clock
 
 from distrain.launcher.events import Event
 from distrain.launcher.rundir import RunDir
-from distrain.launcher.sinks.append import AppendFile, Warn
+from distrain.launcher.sinks.append import AppendFile, Warn, mend
 from distrain.launcher.sinks.lines import Lines, prefixed
 
 
@@ -22,26 +22,30 @@ class LogFiles:
         self._warn = warn
         self._warned = False
         self._logs: dict[str, AppendFile] = {}
+        self._in_mid_line: set[str] = set()
+        for task, path in rundir.task_logs().items():  # of a run that goes on
+            mend(path, cut=False)
+            self._log(task)
+        mend(rundir.merged_log, cut=False)
         self._merged = AppendFile(rundir.merged_log, self._warn_once, _gap)
         self._lines = Lines()
         self._told_lost = False
 
     def output(self, time: float, task: str, data: bytes) -> None:
         self._log(task).write(data)
+        (self._in_mid_line.discard if data.endswith(b"\n") else self._in_mid_line.add)(task)
         if lines := self._lines.feed(task, data):
             self._merge(time, task, lines)
 
     def event(self, event: Event) -> None:
         match event.kind:
             case "attempt_started" if event.attempt >= 2:
-                line = f"---- {_iso(event.time)} attempt {event.attempt} ----\n".encode()
                 for task, rest in self._lines.finish_all().items():
                     self._merge(event.time, task, rest)
-                    # The last attempt may have ended in mid-line; the line between attempts begins at a margin.
-                    self._logs[task].write(b"\n")
-                for log in self._logs.values():
-                    log.write(line)
-                self._merge(event.time, "distrain", line)
+                self._part(tuple(self._logs), event.time, f"attempt {event.attempt}")
+            case "respawning" if event.task in self._logs:
+                self._merge(event.time, event.task, self._lines.finish(event.task))
+                self._part((event.task,), event.time, f"{event.task} again")
             case "task_exited" | "task_cleared" if event.task is not None:
                 self._merge(event.time, event.task, self._lines.finish(event.task))
             case "run_ended":
@@ -72,6 +76,14 @@ class LogFiles:
 
     def _merge(self, time: float, task: str, lines: bytes) -> None:
         self._merged.write(prefixed(f"{_iso(time)} {task} | ".encode(), lines))
+
+    def _part(self, tasks: tuple[str, ...], time: float, what: str) -> None:
+        """A line between what came before and what follows, at a margin also where a task has ended in mid-line."""
+        line = f"---- {_iso(time)} {what} ----\n".encode()
+        for task in tasks:
+            self._logs[task].write(b"\n" + line if task in self._in_mid_line else line)
+            self._in_mid_line.discard(task)
+        self._merge(time, "distrain", line)
 
     def _log(self, task: str) -> AppendFile:
         log = self._logs.get(task)

@@ -13,8 +13,9 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from distrain.launcher.sinks.view import TaskView, View
+from distrain.launcher.sinks.view import Recovery, TaskView, View
 from distrain.launcher.sinks.words import duration, epoch_of, metrics, size
+from distrain.launcher.stragglers import SLOW_RATIO
 
 _WIDE = 56
 """Columns from which there is room for every column of the table."""
@@ -25,7 +26,7 @@ _TALL = 12
 
 def panel(view: View, *, width: int, rows: int, now: float) -> RenderableType:
     """At most `rows` rows (at least 3) of at most `width` columns."""
-    parts: list[RenderableType] = [Rule(style="dim"), _title(view, width, now), _advance(view, width)]
+    parts: list[RenderableType] = [Rule(style="dim"), _title(view, width, now), _advance(view, width, now)]
     figures = _figures(view, width) if rows >= _TALL else _figures(view, None)
     parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in figures[: rows - len(parts)]]
     room = rows - len(parts) - 1
@@ -41,6 +42,8 @@ def _title(view: View, width: int, now: float) -> RenderableType:
         title.append(f" · {view.strategy}")
     if view.attempt > 1:
         title.append(f" · attempt {view.attempt}")
+    if view.recovery is not None and view.progress_at is not None:
+        title.append(f" · catching up to step {view.recovery.furthest:,}", "yellow")
     if view.epoch:
         title.append(f" · {epoch_of(view.epoch, view)}")
     clock = duration(max(0.0, now - view.began))
@@ -56,9 +59,11 @@ def _title(view: View, width: int, now: float) -> RenderableType:
     return grid
 
 
-def _advance(view: View, width: int) -> RenderableType:
+def _advance(view: View, width: int, now: float) -> RenderableType:
     if view.stopping:
         return Text(f"stopping: {view.stopping}", "yellow", no_wrap=True, overflow="ellipsis")
+    if view.recovery is not None and view.recovery.attempt > view.attempt:
+        return Text(_waiting(view.recovery, now), "yellow", no_wrap=True, overflow="ellipsis")
     if view.progress_at is None:
         return Text(_preparing(view), no_wrap=True, overflow="ellipsis")
     if not view.steps:
@@ -69,6 +74,16 @@ def _advance(view: View, width: int) -> RenderableType:
     grid = Table.grid(padding=(0, 1))
     grid.add_row(ProgressBar(total=view.steps, completed=view.step, width=width - len(share) - 1), share)
     return grid
+
+
+def _waiting(recovery: Recovery, now: float) -> str:
+    """Between two attempts."""
+    left_s = recovery.resumes_at - now
+    when = f"in {left_s:.0f} s" if left_s >= 0.5 else "now"
+    if recovery.missing:
+        when = f"when {', '.join(recovery.missing)} can be used again"
+    where = f"from step {recovery.from_step:,}" if recovery.from_step else "from the beginning"
+    return f"{recovery.who}: {recovery.cause.replace('_', ' ')} · attempt {recovery.attempt} {where} {when}"
 
 
 def _preparing(view: View) -> str:
@@ -108,6 +123,9 @@ def _table(view: View, width: int, room: int) -> RenderableType:
     table.add_column("step", justify="right", no_wrap=True, min_width=6)
     if wide:
         table.add_column("examples/s", justify="right", no_wrap=True)
+    paced = wide and any(task.ratio is not None for task in view.tasks.values())
+    if paced:
+        table.add_column("pace", justify="right", no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True, min_width=8)
     for task in shown:
         cells: list[RenderableType] = [task.name]
@@ -115,6 +133,8 @@ def _table(view: View, width: int, room: int) -> RenderableType:
         cells += [Text(task.state, _style(task)), "" if task.step is None else f"{task.step:,}"]
         if wide:
             cells.append("" if task.examples_per_s is None or task.ended else f"{task.examples_per_s:,.0f}")
+        if paced:
+            cells.append(_pace(task))
         cells.append("" if task.memory_bytes is None else size(task.memory_bytes))
         table.add_row(*cells)
     if not hidden:
@@ -135,6 +155,13 @@ def _chosen(tasks: tuple[TaskView, ...], room: int) -> tuple[list[TaskView], lis
     by_interest = sorted(tasks, key=lambda task: (not task.failed, task.state == usual, task.step or 0))
     chosen = {task.name for task in by_interest[: room - 1]}
     return [task for task in tasks if task.name in chosen], [task for task in tasks if task.name not in chosen]
+
+
+def _pace(task: TaskView) -> RenderableType:
+    """How many times as long as the others it takes for a step."""
+    if task.ratio is None or task.ended:
+        return ""
+    return Text(f"{task.ratio:.1f}x", "bold yellow" if task.ratio > SLOW_RATIO else "dim")
 
 
 def _style(task: TaskView) -> str:

@@ -113,7 +113,9 @@ class Queue:
 
 
 class Terminal:
-    """The sink for people. `place`: the run directory as the user would type it, for the account at the end."""
+    """The sink for people. `place`: the run directory as the user would type it, for the account at the end. `view`:
+    what has been, for one that is opened later.
+    """
 
     def __init__(
         self,
@@ -121,6 +123,7 @@ class Terminal:
         face: Face,
         *,
         place: str,
+        view: View | None = None,
         limit_bytes: int | None = None,
         patience_s: float = CLOSE_PATIENCE_S,
     ) -> None:
@@ -131,7 +134,7 @@ class Terminal:
         self._face = face
         self._place = place
         self._patience_s = patience_s
-        self._view = View()
+        self._view = view or View()
         self._narrator = Narrator(face.progress_every_s)
         self._folder = Folder()
         self._notices_told = False

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distrain.launcher.events import Event
+from distrain.launcher.stragglers import Pace
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,24 @@ class TaskView:
     step: int | None = None
     examples_per_s: float | None = None
     memory_bytes: int | None = None
+    ratio: float | None = None
+    """Its seconds of computing per step, by those of the others."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is made good: the failure at `failed_at`, after which the run goes on from `from_step`, and has caught up
+    with itself at `furthest`. `resumes_at`: when its tasks start, if the hosts `missing` are back by then.
+    """
+
+    who: str
+    cause: str
+    failed_at: float
+    resumes_at: float
+    attempt: int
+    from_step: int
+    furthest: int
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,9 @@ class View:
     training_since: tuple[float, int] | None = None
     """Time and step of the attempt's first progress: compiling is behind it, so what follows predicts what is left."""
     stopping: str | None = None
+    recovery: Recovery | None = None
+    """None: it is not waiting, and has caught up."""
+    pace: Pace = field(default_factory=Pace)
     first_failure: Mapping[str, Any] | None = None
     consequences: Mapping[str, str] = field(default_factory=dict)
     """What the peers of the first failure said then, by task."""
@@ -80,7 +102,7 @@ class View:
             case "run_started":
                 tasks = {name: TaskView(name, host) for name, host in data["tasks"]}
                 return replace(
-                    self,
+                    View(),  # of a run that is resumed, what was before is over
                     run=data["run"],
                     name=data["name"],
                     strategy=data.get("strategy", ""),
@@ -92,8 +114,27 @@ class View:
             case "attempt_started":
                 tasks = {name: TaskView(name, task.host) for name, task in self.tasks.items()}
                 return replace(
-                    self, attempt=event.attempt, tasks=tasks, training_since=None, progress_at=None, examples_per_s=None
+                    self,
+                    attempt=event.attempt,
+                    tasks=tasks,
+                    step=data.get("from_step", 0),
+                    training_since=None,
+                    progress_at=None,
+                    examples_per_s=None,
+                    pace=Pace(),
                 )
+            case "restarting":
+                return replace(
+                    self,
+                    recovery=_recovery(event),
+                    first_failure=None,
+                    consequences={},
+                    stopping=None,
+                    progress_at=None,
+                )
+            case "cluster_changed":
+                tasks = {name: TaskView(name, host) for name, host in data["tasks"]}
+                return replace(self, tasks=tasks)
             case "started":
                 return replace(
                     self,
@@ -128,7 +169,7 @@ class View:
         data = event.data
         match event.kind:
             case "task_started":
-                return self._task(event, state="starting" if self.speaks else "running")
+                return self._task(event, state="starting" if self.speaks else "running", ended=False, failed=False)
             case "phase":
                 return self._task(event, state=str(data["phase"]))
             case "ready":
@@ -138,6 +179,10 @@ class View:
                 return self._task(event, memory_bytes=data["memory_bytes"])
             case "done":
                 return self._task(event, state="done")
+            case "preempted":
+                return self._task(event, state="leaving")
+            case "respawning":
+                return self._task(event, failed=True, state="starting again")
             case "failure":
                 return self._task(event, state="failing")
             case "task_exited":
@@ -155,8 +200,13 @@ class View:
         reporting = {name for name, task in self.tasks.items() if task.examples_per_s is not None} | {event.task}
         rate = data.get("examples_per_s")
         share = rate / len(reporting) if rate is not None else None
+        pace = self.pace.after(event)
+        tasks = {name: replace(task, ratio=pace.ratios.get(name)) for name, task in self.tasks.items()}
+        caught_up = self.recovery is not None and step > self.recovery.from_step and step >= self.recovery.furthest
         return replace(
-            self._task(event, state="training", step=step, examples_per_s=share),
+            replace(self, tasks=tasks)._task(event, state="training", step=step, examples_per_s=share),
+            pace=pace,
+            recovery=None if caught_up else self.recovery,
             epoch=data["epoch"] or self.epoch,
             epochs=data.get("epochs") or self.epochs,
             planned_steps=data.get("steps") or self.planned_steps,
@@ -171,6 +221,20 @@ class View:
         if task is None:
             return self
         return replace(self, tasks={**self.tasks, task.name: replace(task, **changes)})
+
+
+def _recovery(event: Event) -> Recovery:
+    data = event.data
+    return Recovery(
+        who=event.task or event.host or "the start",
+        cause=data["cause"],
+        failed_at=data["failed_at"],
+        resumes_at=event.time + data["wait_s"],
+        attempt=data["next_attempt"],
+        from_step=data["from_step"],
+        furthest=data["furthest"],
+        missing=tuple(data["missing"]),
+    )
 
 
 def _ending(data: Mapping[str, Any]) -> str:

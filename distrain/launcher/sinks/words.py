@@ -6,13 +6,13 @@ Pure. Whoever shows them adds time, colour and place.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distrain.launcher.events import Event
 from distrain.launcher.rundir import log_name
 from distrain.launcher.sinks.fold import is_notice
-from distrain.launcher.sinks.view import View
+from distrain.launcher.sinks.view import Recovery, View
 
 PROGRESS_EVERY_S = 10.0
 _TAIL_LINES = 10
@@ -26,6 +26,8 @@ class Narrator:
         self._told_at = 0.0
         self._told_epoch = (0, 0)
         self._told_ready = 0
+        self._told_stacks = 0
+        self._recovery: Recovery | None = None
         self._chief: str | None = None
 
     def tell(self, event: Event, view: View) -> tuple[str, ...]:
@@ -40,7 +42,22 @@ class Narrator:
                     f"Python {data['python']}",
                 )
             case "attempt_started" if event.attempt >= 2:
-                return (f"attempt {event.attempt}: every task starts again",)
+                self._recovery = view.recovery
+                return (f"attempt {event.attempt}: every task starts again, {_from(data.get('from_step', 0))}",)
+            case "restarting":
+                return (_restarting(data, view),)
+            case "respawning":
+                subject = failure_sentence({**data, "task": event.task, "host": event.host})
+                return (f"{subject}; it is started again by itself, and the others go on",)
+            case "straggler":
+                where = f" on {event.host}" if event.host not in (None, "local") else ""
+                times = f"{data['ratio']:.1f} times"
+                return (f"warning: {event.task}{where} takes {times} as long for a step as the others",)
+            case "stacks" if data.get("path") and self._told_stacks != event.attempt:
+                self._told_stacks = event.attempt
+                return (f"where every task was is in {data['path'].rpartition('/')[0]}/",)
+            case "cluster_changed":
+                return (_changed(data, view),)
             case "ready":
                 return self._ready(event, view)
             case "started":
@@ -72,6 +89,10 @@ class Narrator:
                 return (str(data["message"]),)
             case "task_failed":
                 return (failure_sentence(data),)
+            case "harm":
+                return (f"chaos: {data['injury']} {', '.join(data['targets'])}",)
+            case "harmed" if data["error"] is not None:
+                return (f"warning: {event.host} was not harmed ({data['injury']}): {data['error']}",)
             case "stopping":
                 return (f"stopping: {data['reason']}",)
             case _:
@@ -80,15 +101,25 @@ class Narrator:
     def _ready(self, event: Event, view: View) -> tuple[str, ...]:
         if self._told_ready == view.attempt or not all(task.ready for task in view.tasks.values()):
             return ()
-        self._told_ready = view.attempt
+        again, self._told_ready = bool(self._told_ready), view.attempt
         count = len(view.tasks)
         who = "the task is ready" if count == 1 else f"all {count} tasks are ready"
+        if again:
+            return (f"attempt {view.attempt}: {who}",)
         parts = [f"{who} after {event.time - view.began:.1f} s"]
         versions = event.data.get("versions", {})
         parts += [f"{label} {versions[key]}" for key, label in _LIBRARIES.items() if versions.get(key)]
         return (" · ".join(parts),)
 
     def _progress(self, event: Event, view: View) -> tuple[str, ...]:
+        recovery, self._recovery = self._recovery, view.recovery
+        if recovery is not None and view.recovery is None:
+            after_s = event.time - recovery.failed_at
+            told = f"attempt {event.attempt} has caught up: step {recovery.furthest:,} again {after_s:.1f} s after"
+            return (f"{told} {_what(recovery.cause, recovery.who)}", *self._figures(event, view))
+        return self._figures(event, view)
+
+    def _figures(self, event: Event, view: View) -> tuple[str, ...]:
         if self._chief not in (None, event.task):
             return ()  # the figures of the line are the chief's, whose progress may be behind this task's
         step, epoch = event.data["step"], event.data["epoch"]
@@ -112,6 +143,38 @@ class Narrator:
 
 
 _LIBRARIES = {"tensorflow": "TensorFlow", "keras": "Keras"}
+
+
+_CAUSES = {"crash": "the crash of", "hang": "the hang of", "host_lost": "the loss of", "nan": "the NaN of"}
+
+
+def _what(cause: str, who: str) -> str:
+    """`the crash of worker:1`."""
+    return f"{_CAUSES[cause]} {who}" if cause in _CAUSES else f"{who} was asked to leave"
+
+
+def _from(step: int) -> str:
+    return f"from step {step:,}" if step else "from the beginning"
+
+
+def _restarting(data: Mapping[str, Any], view: View) -> str:
+    """When and from where a run goes on."""
+    assert view.recovery is not None
+    when = f" in {data['wait_s']:.1f} s" if data["wait_s"] >= 0.05 else ""
+    when += f" when {_listed(view.recovery.missing)} can be used again" if view.recovery.missing else ""
+    count = f" (restart {data['restarts']} of at most {data['max']})" if data["counted"] else " (not counted)"
+    what = _what(data["cause"], view.recovery.who)
+    return f"restarting after {what}: attempt {data['next_attempt']} goes on {_from(data['from_step'])}{when}{count}"
+
+
+def _changed(data: Mapping[str, Any], view: View) -> str:
+    count, hosts = len(view.tasks), {task.host for task in view.tasks.values()}
+    where = f"{count} task{'s' * (count != 1)} on {len(hosts)} host{'s' * (len(hosts) != 1)}"
+    return f"going on without {_listed(data['gone'])}: {where}" if data["gone"] else f"every host is back: {where}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def progress_line(view: View, now: float | None) -> str:
@@ -156,6 +219,8 @@ def ending(view: View, place: str) -> tuple[str, ...]:
     first = summary.get("first_failure")
     if first:
         lines += [*_failure_account(first, view), ""]
+    if recovered := _recovered(summary):
+        lines += [*recovered, ""]
     facts = []
     if view.speaks:
         facts.append(f"epochs {summary['epochs']}/{view.epochs}" if view.epochs else f"epochs {summary['epochs']}")
@@ -177,6 +242,23 @@ def ending(view: View, place: str) -> tuple[str, ...]:
         lines.append(f"  metrics  {place}/metrics.jsonl")
     lines.append(f"  logs     {place}/logs/")
     return tuple(lines)
+
+
+_MOST_RECOVERED = 5
+
+
+def _recovered(summary: Mapping[str, Any]) -> list[str]:
+    """The failures that the run has got over, a line each."""
+    recoveries = summary["timings"]["recoveries"]
+    lines = []
+    for failure, recovery in zip(summary.get("failures", ()), recoveries, strict=False):
+        facts = [] if recovery["resumed_s"] is None else [f"trained again after {recovery['resumed_s']:.1f} s"]
+        if recovery["steps_lost"]:
+            facts.append(f"{recovery['steps_lost']:,} step{'s' * (recovery['steps_lost'] != 1)} done again")
+        lines.append(" · ".join([f"  attempt {failure['attempt']}: {failure_sentence(failure)}", *facts]))
+    if len(lines) > _MOST_RECOVERED:
+        lines = [f"  {len(lines) - _MOST_RECOVERED} failures before", *lines[-_MOST_RECOVERED:]]
+    return lines
 
 
 def _failure_account(first: Mapping[str, Any], view: View) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.telemetry import Events
+from distrain.worker.vitals import Vitals
 
 if TYPE_CHECKING:
     from distrain.worker.strategies.interface import Strategy
@@ -33,12 +34,16 @@ def open_strategy(assignment: Assignment, events: Events) -> Strategy:
     return module.open_strategy(assignment, events)
 
 
-def carry_out(assignment: Assignment, events: Events) -> None:
-    """Do the task's part of its run."""
+def carry_out(assignment: Assignment, events: Events, vitals: Vitals) -> None:
+    """Do the task's part of its run.
+
+    Raises:
+        Preempted: it was asked to leave, and everything is done for that.
+    """
     from distrain.worker.strategies import parameter_server
     from distrain.worker.training import train
 
     if assignment.job["strategy"]["name"] == "ParameterServer" and not assignment.chief:
-        parameter_server.serve(assignment, events)
+        parameter_server.serve(assignment, events, vitals)
     else:
-        train(assignment, events, open_strategy)
+        train(assignment, events, vitals, open_strategy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import keras
@@ -12,6 +12,10 @@ import numpy as np
 
 from distrain.worker.datasets import Dataset
 from distrain.worker.feed import Order, Pipeline
+
+
+class PeerGone(ConnectionError):
+    """A task that this one needs has ended. The name is what the launcher knows such a consequence by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +34,19 @@ class Plan:
 class Call:
     """What one call from the host did: `steps` steps, whose losses over the global batch are `losses`, float32[steps].
 
-    `metrics` are those of the epoch so far. `stop`: some task of the cluster wants to stop, and all of them know.
+    `metrics` are those of the epoch so far, made of `rows`, float64[replicas, n]: what each replica's metrics hold.
+    `stop`: some task of the cluster wants to stop, and all of them know. `busy_s`: seconds a step that this task was
+    busy itself, waiting for others left out; None where that cannot be told. `of`: for tasks that a chief speaks for,
+    by name: seconds a step, and how many steps.
     """
 
     steps: int
     losses: np.ndarray
     metrics: Mapping[str, Any]
     stop: bool
+    rows: np.ndarray
+    busy_s: float | None = None
+    of: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class Strategy(Protocol):
@@ -49,6 +59,17 @@ class Strategy(Protocol):
 
     def bind(self, plan: Plan) -> None:
         """Take what is to be trained. Called once, when the model is compiled and built."""
+
+    def restore(self, rows: np.ndarray | None) -> None:
+        """Make the replicas what they were. Called once, after `bind`, when the model's variables hold what they are
+        to hold; those by which layers draw random numbers, what the first replica had.
+
+        `rows` are a Call's, for a start in the middle of an epoch; for another number of replicas, the first one gets
+        all. None: zeros.
+
+        Raises:
+            Refusal: `rows` are those of other metrics.
+        """
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         """Train the steps from `first` up to `last`, not included, all of one epoch; they are done when this ends.

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.worker.step import all_reduced
+from distrain.worker.strategies.interface import PeerGone
 
 _RESULTS = 2
 """A task may be one step ahead of another that still reads the result before."""
@@ -33,10 +34,6 @@ _ALIGNMENT_BYTES = 64
 _SILENCE_S = 3.0
 _INDEX = struct.Struct(">I")
 _CREDENTIALS = struct.Struct("3i")
-
-
-class PeerGone(ConnectionError):
-    """A task that takes part has ended. The name is what the launcher knows such a consequence by."""
 
 
 class Neighbours:

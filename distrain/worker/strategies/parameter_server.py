@@ -8,9 +8,11 @@ lose increments, and would see a count that lags.
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
@@ -24,15 +26,18 @@ from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.feed import STREAM_SHUFFLE_EXAMPLES, Cells, prepared, resident, take
 from distrain.worker.refusal import Refusal
 from distrain.worker.step import MetricState, TrainStep
-from distrain.worker.strategies.interface import Call, Plan
+from distrain.worker.strategies.interface import Call, PeerGone, Plan
 from distrain.worker.strategies.pace import Pace
 from distrain.worker.telemetry import Events
+from distrain.worker.vitals import Vitals
+
+_FROM_A_SERVER = re.compile(r"GRPC error information from remote target /job:ps/replica:\d+/task:(\d+)")
 
 IN_FLIGHT_PER_WORKER = 2
 """Enough that no worker waits for the chief, and few enough that a stop is near."""
 
 
-def serve(assignment: Assignment, events: Events) -> None:
+def serve(assignment: Assignment, events: Events, vitals: Vitals) -> None:
     """Be a worker or a parameter server until the task is stopped. Does not return."""
     cluster = tf.train.ClusterSpec(json.loads(os.environ["TF_CONFIG"])["cluster"])
     threads = assignment.threads
@@ -42,7 +47,8 @@ def serve(assignment: Assignment, events: Events) -> None:
         cluster, job_name=assignment.role, task_index=assignment.index, protocol="grpc", config=config
     )
     events.ready(parameters=0, replicas=0)
-    server.join()
+    with vitals.within("serving"):
+        server.join()
 
 
 def open_strategy(assignment: Assignment, events: Events) -> ParameterServer:
@@ -75,8 +81,21 @@ def _sendable(dataset: Callable[[], tf.data.Dataset]) -> Any:
     return function
 
 
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """The end of a parameter server is told by its name, which TensorFlow says deep in its own words."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        if (server := _FROM_A_SERVER.search(str(error))) is None:
+            raise
+        raise PeerGone(f"ps:{server[1]} is gone") from error
+
+
 class ParameterServer:
-    """The chief's side."""
+    """The chief's side. A worker that ends and is started anew at its address takes part again by itself: what it was
+    at is done by another, and the data that it held is made again. Without a parameter server nothing goes on.
+    """
 
     replicas = 1
 
@@ -100,15 +119,21 @@ class ParameterServer:
         self._step = TrainStep(plan.model, jit_compile=False)
         self._metrics = MetricState(plan.model)
         self._pace = Pace.of(plan.steps_per_call)
-        self._epoch_state = np.zeros(0)
         self._source = self._open(plan.dataset.train)
         self._evaluation: Callable[[], np.ndarray] | None = None
         train = self._train_memory if isinstance(plan.dataset.train, InMemory) else self._train_stream
         self._train = tf.function(train, autograph=False)
 
+    def restore(self, rows: np.ndarray | None) -> None:
+        self._epoch_state = self._metrics.dealt(rows, 1)[0]
+
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
+        with _named():
+            yield from self._run(first, last, wants_stop)
+
+    def _run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         if first % self._plan.order.steps_per_epoch == 0:
-            self._epoch_state = np.zeros(0)
+            self._epoch_state = np.zeros(self._metrics.size)
         handed_out, done, stop = first, first, False
         flying: collections.deque[tuple[int, Any]] = collections.deque()
         while done < last:
@@ -120,18 +145,20 @@ class ParameterServer:
             if not flying:
                 return
             steps, result = flying.popleft()
-            losses, state, seconds = (part.numpy() for part in result.get())
+            losses, state, seconds, worker = (part.numpy() for part in result.get())
             done += steps
             self._iterations.assign(done)
             self._pace = self._pace.after(steps, seconds)
-            self._epoch_state = state if self._epoch_state.size == 0 else self._epoch_state + state
+            self._epoch_state = self._epoch_state + state
             stop = stop or wants_stop()
-            yield Call(steps, losses, self._metrics.results(self._epoch_state), stop)
+            rows, of = self._epoch_state[None], {f"worker:{worker}": (float(seconds) / steps, steps)}
+            yield Call(steps, losses, self._metrics.results(self._epoch_state), stop, rows, of=of)
 
     def evaluate(self) -> Mapping[str, Any]:
         if self._evaluation is None:
             self._evaluation = self._make_evaluation(self._plan.dataset.validation)
-        return self._metrics.results(self._evaluation())
+        with _named():
+            return self._metrics.results(self._evaluation())
 
     def agree(self, wants_stop: bool) -> bool:
         return wants_stop
@@ -179,7 +206,7 @@ class ParameterServer:
         began = tf.timestamp()
 
         def body(done: tf.Tensor, losses: tf.TensorArray, state: Any) -> Any:
-            loss, state = self._strategy.run(
+            loss, _, state = self._strategy.run(
                 lambda step, state: self._step(*batch(step), self._metrics, state, number=step),
                 args=(start + done, state),
             )
@@ -191,7 +218,8 @@ class ParameterServer:
         losses = losses.stack()
         with tf.control_dependencies([losses]):
             seconds = tf.timestamp() - began
-        return losses, self._metrics.packed(state), seconds
+        worker = tf.distribute.coordinator.experimental_get_current_worker_index()
+        return losses, self._metrics.packed(state), seconds, worker
 
     # ---- validation
 

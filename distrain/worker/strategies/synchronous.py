@@ -18,7 +18,7 @@ import tensorflow as tf
 from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.feed import Cells, MemoryFeed, Share, StreamFeed, prepared, resident, split, take
 from distrain.worker.refusal import Refusal
-from distrain.worker.step import MetricState, TrainStep, all_reduced
+from distrain.worker.step import MetricState, TrainStep, all_reduced, clock
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
 
@@ -57,8 +57,26 @@ class Synchronous:
         self._source: Any = None
         self._evaluation: Callable[[], np.ndarray] | None = None
         self._train = tf.function(self._train_steps, autograph=False)
-        self._sum = tf.function(lambda votes: self._summed(votes, metrics=False), autograph=False)
-        _give_replicas_their_own_randomness(self._strategy, plan.model)
+        self._sum = tf.function(self._sum_of_votes, autograph=False)
+
+    def restore(self, rows: np.ndarray | None) -> None:
+        rows = self._metrics.dealt(rows, self.replicas)
+        seeds = [v.value for v in self._plan.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
+
+        @tf.function(autograph=False)
+        def restore_all() -> None:
+            def replica() -> None:
+                number = tf.distribute.get_replica_context().replica_id_in_sync_group
+                held = self._metrics.unpacked(tf.gather(rows, number))
+                for variable, value in zip(self._metrics.variables, held, strict=True):
+                    variable.value.assign(value)
+                # Dropout and the like draw something else on each replica; on the first, what a single device would.
+                for seed in seeds:
+                    seed.assign_add(tf.cast([number, 0], seed.dtype) * 1_000_003)
+
+            self._strategy.run(replica)
+
+        restore_all()
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         if first % self._plan.order.steps_per_epoch == 0:
@@ -71,14 +89,21 @@ class Synchronous:
             steps = min(self._pace.steps, last - step)
             started = time.monotonic()
             votes = tf.constant([self._last_call_s, float(wants_stop())], tf.float64)
-            losses, vector = self._train(tf.constant(step, tf.int64), tf.constant(steps, tf.int64), votes, self._source)
-            losses, (seconds, stop, *state) = losses.numpy(), vector.numpy()
+            done = self._train(tf.constant(step, tf.int64), tf.constant(steps, tf.int64), votes, self._source)
+            losses, busy_s, (seconds, stop), rows = (value.numpy() for value in done)
             # The sum over all tasks, so that all of them choose the same number of steps; it is of the call before.
             if self._last_call_s:
                 self._pace = self._pace.after(self._last_steps, seconds / self._share.workers)
             self._last_call_s, self._last_steps = time.monotonic() - started, steps
             step += steps
-            yield Call(steps, losses, self._metrics.results(np.array(state)), bool(stop))
+            yield Call(
+                steps,
+                losses,
+                self._metrics.results(rows.sum(axis=0)),
+                bool(stop),
+                rows,
+                None if np.isnan(busy_s) else float(busy_s) / steps,
+            )
             if stop:
                 return
 
@@ -86,7 +111,7 @@ class Synchronous:
         if self._evaluation is None:
             self._evaluation = self._make_evaluation(self._plan.dataset.validation)
         self._metrics.reset()
-        return self._metrics.results(self._evaluation())
+        return self._metrics.results(self._evaluation().sum(axis=0))
 
     def agree(self, wants_stop: bool) -> bool:
         if self._share.workers == 1:
@@ -102,28 +127,47 @@ class Synchronous:
     # ---- in the graph
 
     def _train_steps(self, start: tf.Tensor, steps: tf.Tensor, votes: tf.Tensor, source: Any) -> Any:
-        def body(done: tf.Tensor, losses: tf.TensorArray) -> Any:
+        began = clock()
+
+        def body(done: tf.Tensor, losses: tf.TensorArray, waited_s: tf.Tensor) -> Any:
             batches = self._feed.batches(start + done, source)
-            total = self._strategy.run(self._replica_step, args=(self._per_replica(batches),))
-            return done + 1, losses.write(tf.cast(done, tf.int32), self._first(total))
+            totals, summing_s = self._strategy.run(self._replica_step, args=(self._per_replica(batches),))
+            # The last of a task's replicas waits for none of its own.
+            waited_s += tf.reduce_min(self._strategy.experimental_local_results(summing_s))
+            return done + 1, losses.write(tf.cast(done, tf.int32), self._first(totals)), waited_s
 
         losses = tf.TensorArray(tf.float32, size=tf.cast(steps, tf.int32), element_shape=())
-        _, losses = tf.while_loop(lambda done, _: done < steps, body, (tf.constant(0, tf.int64), losses))
-        return losses.stack(), self._summed(votes, metrics=True)
+        variables = (tf.constant(0, tf.int64), losses, tf.constant(0.0, tf.float64))
+        _, losses, waited_s = tf.while_loop(lambda done, *_: done < steps, body, variables)
+        losses = losses.stack()
+        with tf.control_dependencies([losses]):
+            busy_s = clock() - began - waited_s
+        return losses, busy_s, *self._votes_and_rows(votes)
 
-    def _replica_step(self, batch: Any) -> tf.Tensor:
+    def _replica_step(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
         x, y = self._feed.prepared(batch)
-        return self._step(x, y)[0]
+        total, summing_s, _ = self._step(x, y)
+        return total, summing_s
 
-    def _summed(self, votes: tf.Tensor, metrics: bool) -> tf.Tensor:
-        """`votes` of every task, then the metrics of every replica, summed over all of them."""
+    def _votes_and_rows(self, votes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`votes` of every task summed over all of them, and what the metrics of each replica hold, one in a row."""
 
         def replica() -> tf.Tensor:
             context = tf.distribute.get_replica_context()
-            vector = votes / self._share.count
-            if metrics:
-                vector = tf.concat([vector, self._metrics.packed()], axis=0)
+            own = tf.range(self.replicas) == context.replica_id_in_sync_group
+            # Every row is of one replica: the others add nothing to it, and so no digit of it changes.
+            rows = tf.where(own[:, None], self._metrics.packed()[None, :], 0.0)
+            vector = tf.concat([votes / self._share.count, tf.reshape(rows, [-1])], axis=0)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+        vector = self._first(self._strategy.run(replica))
+        count = votes.shape[0]
+        return vector[:count], tf.reshape(vector[count:], [self.replicas, self._metrics.size])
+
+    def _sum_of_votes(self, votes: tf.Tensor) -> tf.Tensor:
+        def replica() -> tf.Tensor:
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, votes / self._share.count)
 
         return self._first(self._strategy.run(replica))
 
@@ -163,7 +207,7 @@ class Synchronous:
                     return step + 1
 
                 tf.while_loop(lambda step: step < cells.steps, body, (tf.constant(0, tf.int64),))
-                return self._summed(none, metrics=True)
+                return self._votes_and_rows(none)[1]
 
             return lambda: evaluate_all().numpy()
 
@@ -174,7 +218,7 @@ class Synchronous:
         def evaluate_batch(batch: Any) -> None:
             self._strategy.run(self._replica_test, args=(self._per_replica(split(batch, self._share.count)),))
 
-        summed = tf.function(lambda: self._summed(none, metrics=True), autograph=False)
+        summed = tf.function(lambda: self._votes_and_rows(none)[1], autograph=False)
 
         def evaluate_stream() -> np.ndarray:
             for batch in batches:
@@ -185,21 +229,3 @@ class Synchronous:
 
     def _replica_test(self, batch: tuple[Any, Any]) -> None:
         self._plan.model.test_step(batch)
-
-
-def _give_replicas_their_own_randomness(strategy: tf.distribute.Strategy, model: Any) -> None:
-    """Dropout and the like draw something else on each replica; on the first, what a single device would draw."""
-    states = [v.value for v in model.non_trainable_variables if v.path.endswith("seed_generator_state")]
-    if not states or strategy.num_replicas_in_sync == 1:
-        return
-
-    @tf.function(autograph=False)
-    def shift() -> None:
-        def replica() -> None:
-            number = tf.distribute.get_replica_context().replica_id_in_sync_group
-            for state in states:
-                state.assign_add(tf.cast([number, 0], state.dtype) * 1_000_003)
-
-        strategy.run(replica)
-
-    shift()

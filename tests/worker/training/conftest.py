@@ -20,7 +20,16 @@ from typing import Any
 
 import pytest
 
-from distrain.job.spec import CheckpointSpec, ClusterSpec, DatasetSpec, JobSpec, Named, StrategySpec, TrainingSpec
+from distrain.job.spec import (
+    CheckpointSpec,
+    ClusterSpec,
+    DatasetSpec,
+    JobSpec,
+    Named,
+    StrategySpec,
+    TrainingSpec,
+    WatchdogSpec,
+)
 
 PR_SET_CHILD_SUBREAPER = 36
 DEADLINE_S = 90.0
@@ -40,6 +49,7 @@ class Task:
     seen_at: list[float] = field(default_factory=list)
     status: int | None = None
     reader: threading.Thread | None = None
+    stacks: int = -1
 
     def poll(self) -> int | None:
         if self.status is None:
@@ -47,6 +57,7 @@ class Task:
             if pid:
                 self.status = os.waitstatus_to_exitcode(status)
                 self.reader.join(timeout=10)
+                os.close(self.stacks)
         return self.status
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -93,16 +104,17 @@ class Preloaded:
         stdin = os.memfd_create("stdin")
         os.write(stdin, text.encode())
         os.lseek(stdin, 0, os.SEEK_SET)
+        stacks = os.memfd_create("stacks")
         output = folder / f"{name.replace(':', '-')}.log"
         reader, writer = os.pipe()
         with open(output, "wb") as printed:
-            descriptors = [request, stdin, printed.fileno(), writer]
+            descriptors = [request, stdin, printed.fileno(), writer, stacks]
             socket.send_fds(self._socket, [b"fork"], descriptors)
             answer = json.loads(self._socket.recv(65536))
         for descriptor in (request, stdin, writer):
             os.close(descriptor)
         assert answer["task"] == name, answer
-        task = Task(name, answer["pid"], output)
+        task = Task(name, answer["pid"], output, stacks=stacks)
         task.reader = threading.Thread(target=_read, args=(reader, task), daemon=True)
         task.reader.start()
         return task
@@ -173,6 +185,7 @@ def job(
     ps: int = 0,
     devices: int = 1,
     checkpoint: CheckpointSpec | None = None,
+    nan: str = "stop",
     **training: Any,
 ) -> JobSpec:
     return JobSpec(
@@ -183,6 +196,7 @@ def job(
         strategy=StrategySpec(strategy),
         cluster=ClusterSpec(workers=workers, ps=ps, devices_per_worker=devices),
         checkpoint=checkpoint,
+        watchdog=WatchdogSpec(nan=nan),
     )
 
 
@@ -202,12 +216,15 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
     """Starts the tasks of a job, with a run directory of their own; none outlives the test."""
     started: list[Cluster] = []
 
-    def start_job(spec: JobSpec, only: tuple[str, ...] = ()) -> Cluster:
-        folder = tmp_path / f"run-{len(started)}"
+    def start_job(
+        spec: JobSpec, only: tuple[str, ...] = (), after: Cluster | None = None, resume: dict[str, Any] | None = None
+    ) -> Cluster:
+        """`after`: another attempt of that run, which goes on from what `resume` says."""
+        folder = after.run_dir if after else tmp_path / f"run-{len(started)}"
         folder.mkdir(exist_ok=True)
         cluster = Cluster([], folder)
         started.append(cluster)
-        for name, text, env in tasks_of(spec, folder):
+        for name, text, env in tasks_of(spec, folder, resume=resume, attempt=len(started)):
             if only and name not in only:
                 continue
             cluster.tasks[name] = preloaded.fork(name, text, env, folder)
@@ -219,7 +236,12 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
 
 
 def tasks_of(
-    spec: JobSpec, folder: Path, import_paths: tuple[str, ...] = (HERE,), threads: int = 1
+    spec: JobSpec,
+    folder: Path,
+    import_paths: tuple[str, ...] = (HERE,),
+    threads: int = 1,
+    resume: dict[str, Any] | None = None,
+    attempt: int = 1,
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Each task's name, assignment and environment."""
     strategy, cluster = spec.strategy.name, spec.cluster
@@ -234,10 +256,12 @@ def tasks_of(
             "chief": (role, index) == names[0],
             "run": run,
             "run_dir": str(folder),
-            "attempt": 1,
+            "attempt": attempt,
             "threads": threads,
             "one_host": True,
             "import_paths": list(import_paths),
+            "checkpoints": str(folder / "checkpoints") if spec.checkpoint else None,
+            "resume": resume,
             "job": spec.to_json(),
         }
         env = {"TEST_TASK": f"{role}-{index}"}

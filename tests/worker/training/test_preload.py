@@ -27,7 +27,7 @@ def test_a_task_is_ours_and_has_nothing_of_its_siblings(start: Any, make_job: An
     assert facts["name"] == "worker:0"
     assert facts["cwd"] == str(run.run_dir)
     assert facts["task"] == "worker-0"
-    assert facts["descriptors"] == "[0, 1, 2, 3]"
+    assert facts["descriptors"] == "[0, 1, 2, 3, 4]"
     assert facts["dies_with_parent"] == "9"
 
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import time
 
 import keras
 import numpy as np
@@ -17,6 +18,17 @@ def numbers(size, seed):
 
 def arrays(train=480, validation=103):
     return numbers(train, 1), numbers(validation, 2)
+
+
+def diverging():
+    x, y = numbers(480, 1)
+    y = y.astype(np.float32)
+    y[6 * 48 + 5] = np.inf
+    return x, y
+
+
+def line():
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(1), keras.layers.Flatten()])
 
 
 def streams(train=480, validation=103):
@@ -107,6 +119,46 @@ class EachStep(Recorder):
         self._write("batch_end", batch, logs)
 
 
+class Slowly(keras.callbacks.Callback):
+    """Has each step take its time, so that there is a middle to be killed in."""
+
+    def __init__(self, step_s):
+        super().__init__()
+        self.step_s = step_s
+
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(self.step_s)
+
+
+class Memory(keras.callbacks.Callback):
+    """Remembers, in all kinds of attributes, and writes down at the end what it remembers."""
+
+    def __init__(self, own=None):
+        super().__init__()
+        self.own = own or os.environ["TEST_TASK"]
+        self.begun = []
+        self.logs = {}
+        self.best = (np.float32(np.inf), None)
+        self.weights = None
+
+    def on_train_begin(self, logs=None):
+        self.trains = True
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun.append(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.logs[epoch] = logs["loss"]
+        if logs["loss"] < self.best[0]:
+            self.best = (np.float32(logs["loss"]), {"epoch": epoch})
+            self.weights = self.model.get_weights()[:1]
+
+    def on_train_end(self, logs=None):
+        with open(f"memory-{os.environ['TEST_TASK']}", "w") as file:
+            weights = [array.tolist() for array in self.weights]
+            file.write(repr((self.own, self.begun, self.logs, self.best, weights)))
+
+
 def not_a_callback():
     return 3
 
@@ -155,3 +207,12 @@ def inherited_descriptors():
         if number <= 3 or target.startswith(("socket:", "pipe:", "/memfd")):
             found.append(number)
     return found
+
+
+class Poisons(keras.callbacks.Callback):
+    """A weight of the first layer is none after the second epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            weights = self.model.trainable_variables[0]
+            weights.assign(np.full(weights.shape, np.nan))

@@ -1,0 +1,61 @@
+"""What a run that makes no steps any more means for it: which tasks are at fault, and whether it is a failure at all.
+
+Pure, as all that `supervise` decides with. How long is too long is `watchdog`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from distrain.launcher import respawns
+from distrain.launcher.state import Decision, Failure, State
+from distrain.launcher.stopping import fail
+from distrain.launcher.watchdog import culprits
+
+_STOOD_STILL_S = 2.0
+"""Ticks come several times a second: after a longer pause, it was the launcher that stood still."""
+
+
+def at_tick(state: State, now: float) -> State:
+    """Time that nobody could be heard in is nobody's fault."""
+    gap_s = 0.0 if state.ticked_at is None else now - state.ticked_at
+    state = replace(state, ticked_at=now)
+    if gap_s <= _STOOD_STILL_S:
+        return state
+    tasks = {
+        name: task if task.pulse_at is None else replace(task, pulse_at=task.pulse_at + gap_s)
+        for name, task in state.tasks.items()
+    }
+    return replace(state, watch=state.watch.paused(gap_s), tasks=tasks)
+
+
+def look(state: State, now: float) -> Decision:
+    """No task makes steps any more, or one that serves has gone silent."""
+    watch = state.watch
+    if watch.moved_at is None or state.failures:
+        return state, ()
+    running = [task for task in state.tasks.values() if not task.exited and task.respawn is None]
+    training = [task for task in running if task.trains and not task.done]
+    spec = state.policy.watchdog
+    if not training:  # a program, which is watched when the job says for how long, and it has told of steps
+        reporting = any(task.step is not None for task in running)
+        if not reporting or spec.step_timeout_s is None or not watch.stepped:
+            return state, ()
+    phases = {task.doing for task in training}
+    limit_s = watch.limit_s(phases, fixed_s=spec.step_timeout_s, start_timeout_s=state.policy.start_timeout_s)
+    for task in running:
+        if task.serves and task.pulse_at is not None and now - task.pulse_at > limit_s:
+            age_s = now - task.pulse_at
+            message = f"has said nothing for {age_s:.0f} s" + (", it stands still" if task.stopped else "")
+            failure = Failure(now, task.name, task.host, state.attempt, "hang", message, step=state.step, age_s=age_s)
+            return respawns.after(state, failure) or fail(state, failure)
+    still_s = now - watch.moved_at
+    if still_s <= limit_s:
+        return state, ()
+    names, why = culprits(running, now)
+    subject = "" if len(names) == 1 else f" ({', '.join(names)})"
+    message = f"made no step for {still_s:.0f} s: {why}{subject}"
+    failure = Failure(now, None, None, state.attempt, "hang", message, step=state.step, age_s=still_s)
+    if len(names) == 1:
+        failure = replace(failure, task=names[0], host=state.tasks[names[0]].host)
+    return fail(state, failure)

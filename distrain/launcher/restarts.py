@@ -1,0 +1,123 @@
+"""Whether a run goes on after a failure, and when: the budget of restarts, and what would only come again.
+
+Pure. How it goes on is `waiting`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from distrain.errors import EXIT_USAGE
+from distrain.job.spec import RESTARTED
+from distrain.launcher.state import (
+    Failure,
+    Phase,
+    Restart,
+    State,
+)
+
+LONGEST_BACKOFF_S = 60.0
+EARLY_S = 30.0
+"""A program that never told of a step, and failed sooner after its start, is taken not to have got to one."""
+
+_CAUSES = {
+    "signal": "crash",
+    "exit": "crash",
+    "exception": "crash",
+    "early_exit": "crash",
+    "checkpoint": "crash",
+    "hang": "hang",
+    "unresponsive": "hang",
+    "start_timeout": "hang",
+    "host": "host_lost",
+    "preempted": "preempted",
+    "nan": "nan",
+}
+
+
+def cause_of(failure: Failure) -> str:
+    """What `restart.on` calls a failure, or its own kind."""
+    return _CAUSES.get(failure.kind, failure.kind)
+
+
+def why_not(state: State, failure: Failure) -> str | None:
+    """Why the run does not go on after `failure`, the rest of a sentence; "": it goes without saying. None: it does."""
+    spec, cause = state.policy.restart, cause_of(failure)
+    if spec is None or failure.kind not in _CAUSES:
+        return ""
+    if cause == "nan" and state.policy.watchdog.nan != "rollback":
+        return ""
+    if cause in RESTARTED and cause not in spec.on:
+        return f"restart.on does not list {cause}"
+    if state.phase is Phase.OPENING or (state.phase is Phase.FINISHING and state.tasks[state.chief].cleared):
+        return ""
+    if _is_early(state, failure):
+        return "it came before the first step, and would come again"
+    if _came_before(state, failure):
+        return "the same came at the same step before"
+    if cause != "preempted" and len(_recent(state, failure.time)) >= spec.max:
+        return f"no restart is left: restart.max is {spec.max} within {spec.window_s:g} s"
+    return None
+
+
+def restart_after(state: State, failure: Failure) -> Restart:
+    """The restart after a failure that `why_not` says nothing against."""
+    counted = cause_of(failure) != "preempted"
+    before, skip_to = state.before, state.skip_to
+    if failure.kind == "nan" and failure.step is not None:
+        before = skip_to = failure.step
+    elif failure.kind == "checkpoint":
+        before = state.first_step
+    at = failure.happened_at + (backoff_s(state) if counted else 0.0)
+    return Restart(at, failure, counted=counted, before=before, skip_to=skip_to)
+
+
+def backoff_s(state: State) -> float:
+    """The pause before the next restart that counts."""
+    assert state.policy.restart is not None
+    return min(state.policy.restart.backoff_s * 2.0 ** len(state.restarts), LONGEST_BACKOFF_S)
+
+
+def counted(state: State, failure: Failure) -> State:
+    """With one more restart, for which `failure` is the reason."""
+    restarts = state.restarts
+    if cause_of(failure) != "preempted":
+        restarts = (*_recent(state, failure.time), failure.time)
+    return replace(state, past=(*state.past, failure), restarts=restarts, restarted=state.restarted + 1)
+
+
+def after_step(state: State, step: int) -> State:
+    """The count is set back by an epoch's end that no attempt before had come to."""
+    if (
+        state.restarts
+        and state.steps_per_epoch
+        and step // state.steps_per_epoch > state.furthest // state.steps_per_epoch
+    ):
+        return replace(state, restarts=())
+    return state
+
+
+def _recent(state: State, time: float) -> tuple[float, ...]:
+    assert state.policy.restart is not None
+    return tuple(at for at in state.restarts if time - at < state.policy.restart.window_s)
+
+
+def _is_early(state: State, failure: Failure) -> bool:
+    """Whether the job itself is likely to be at fault: nothing of it has ever worked."""
+    if failure.kind == "start_timeout":
+        return state.furthest == 0
+    task = state.tasks.get(failure.task or "")
+    if failure.exit_code == EXIT_USAGE and task is not None and task.speaks:
+        return True
+    if task is None or not failure.cause or max(state.furthest, state.step) > 0:
+        return False
+    if task.speaks:
+        return failure.kind in ("exception", "exit")
+    return failure.kind == "exception" and failure.time - state.started_at < EARLY_S
+
+
+def _came_before(state: State, failure: Failure) -> bool:
+    if failure.kind not in ("exception", "nan", "checkpoint") or not state.past:
+        return False
+    last = state.past[-1]
+    return (last.kind, last.message, last.step) == (failure.kind, failure.message, failure.step)

@@ -1,0 +1,219 @@
+"""From hosts that are opened to tasks that are started, for the first attempt and for each after it.
+
+Owns what must be there before tasks start: every host, addresses by which they reach each other, the checkpoint to go
+on from, and the time. Pure, as all that `supervise` decides with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from distrain.job.plan import Resume
+from distrain.launcher.actions import (
+    Action,
+    ChooseCheckpoint,
+    ConnectHosts,
+    DropHosts,
+    OpenHosts,
+    Reshape,
+    SendCheckpoint,
+    StartTasks,
+    Tell,
+    TryTasks,
+)
+from distrain.launcher.events import Event
+from distrain.launcher.restarts import cause_of, counted
+from distrain.launcher.state import (
+    Decision,
+    Failure,
+    Phase,
+    Restart,
+    Retry,
+    State,
+    TaskState,
+    Then,
+)
+from distrain.launcher.stopping import fail
+
+# ---- the next attempt
+
+
+def wait(state: State, time: float) -> Decision:
+    """Nothing is left of an attempt that is to be followed by another one."""
+    restart = state.restart
+    assert restart is not None
+    assert restart.failure is not None
+    state = counted(state, restart.failure)
+    missing = state.hosts - state.hosts_prepared
+    open_now = missing | state.gone
+    state = replace(
+        state,
+        phase=Phase.WAITING,
+        failures=(),
+        failure_told=False,
+        hosts_failed=frozenset(),
+        leaving=False,
+        servers_last=False,
+        deadline=None,
+        began=time,
+        overdue_told=time,
+        furthest=max(state.furthest, state.step),
+        before=restart.before,
+        skip_to=restart.skip_to,
+        retries={host: Retry(float("inf"), time) for host in missing},
+        returning=state.gone,
+        return_by=max(restart.at, time + state.policy.return_s),
+        too_few=False,
+    )
+    actions: tuple[Action, ...] = (OpenHosts(tuple(sorted(open_now))),) if open_now else ()
+    return state, actions
+
+
+def checkpoint_chosen(state: State, event: Event) -> Decision:
+    """Which checkpoint to go on from is known: `name` None: from none."""
+    restart = state.restart
+    if not state.nothing_runs or restart is None:
+        return state, ()
+    notes = tuple(Tell("note", data={"level": "warning", "message": text}) for text in event.data["damaged"])
+    name, step = event.data["name"], event.data["step"]
+    resume = Resume(name, restart.skip_to) if name is not None else None
+    step = max(step, restart.skip_to or 0) if name is not None else 0
+    restart = replace(restart, chosen=True, resume=resume, step=step, sent=resume is None)
+    state = replace(state, restart=restart)
+    if restart.failure is None:
+        return state, notes
+    return state, (*notes, _restarting(state, restart, restart.failure, event.time))
+
+
+def _restarting(state: State, restart: Restart, failure: Failure, time: float) -> Tell:
+    spec = state.policy.restart
+    data = {
+        "cause": cause_of(failure),
+        "next_attempt": state.attempt + 1,
+        "from_step": restart.step,
+        "checkpoint": restart.resume.name if restart.resume else None,
+        "wait_s": round(max(0.0, restart.at - time), 3),
+        "counted": restart.counted,
+        "restarts": len(state.restarts),
+        "max": spec.max if spec is not None else 0,
+        "failed_at": failure.happened_at,
+        "detected_s": round(failure.age_s, 3),
+        "step": state.step,
+        "furthest": state.furthest,
+        "missing": sorted(state.hosts - state.hosts_prepared),
+    }
+    return Tell("restarting", failure.task, failure.host, data)
+
+
+def checkpoint_sent(state: State, event: Event) -> Decision:
+    if state.restart is None or not state.restart.sending:
+        return state, ()
+    return replace(state, restart=replace(state.restart, sending=False, sent=True)), ()
+
+
+# ---- the start
+
+
+def advance(state: State, time: float) -> Decision:
+    """The next thing to do on the way to the start of the tasks, if it can be done now."""
+    if not state.nothing_runs or state.failures or state.reshaping:
+        return state, ()
+    restart = state.restart
+    if restart is not None and not restart.choosing:
+        state, actions = advance(replace(state, restart=replace(restart, choosing=True)), time)
+        return state, (ChooseCheckpoint(restart.before), *actions)
+    if state.hosts - state.hosts_prepared:
+        return state, ()
+    if back := state.returning:
+        if not back <= state.hosts_prepared and time < state.return_by:
+            return state, ()
+        back &= state.hosts_prepared
+        state = replace(state, returning=frozenset())
+        late = tuple(sorted(state.gone - back))
+        drop: tuple[Action, ...] = (DropHosts(late),) if late else ()
+        if back:
+            return replace(state, reshaping=True), (*drop, Reshape(state.gone - back))
+        if drop:
+            then, actions = advance(state, time)
+            return then, (*drop, *actions)
+    if not state.connected and len(state.hosts) > 1:
+        if state.connecting:
+            return state, ()
+        state = state.with_host(None, doing="waiting for its host to reach the others")
+        return replace(state, connecting=True), (ConnectHosts(),)
+    if restart is not None:
+        if not restart.chosen or restart.sending:
+            return state, ()
+        if restart.resume is not None and not restart.sent:
+            return replace(state, restart=replace(restart, sending=True)), (SendCheckpoint(restart.resume.name),)
+        if time < restart.at:
+            return state, ()
+    return _start(state, time)
+
+
+def _start(state: State, time: float) -> Decision:
+    restart = state.restart
+    again = state.phase is Phase.WAITING
+    step = restart.step if restart is not None else 0
+    state = replace(
+        state,
+        phase=Phase.RUNNING,
+        then=Then.END,
+        attempt=state.attempt + again,
+        began=time if again else state.began,
+        overdue_told=time if again else state.overdue_told,
+        started_at=time,
+        tasks={name: replace(task.anew(), doing="starting") for name, task in state.tasks.items()},
+        retries={},
+        owing=frozenset(),
+        first_step=step,
+        step=step,
+        watch=state.watch.over(),
+        pace=type(state.pace)(),
+    )
+    return state, (StartTasks(),)
+
+
+def task_may_start(state: State, time: float) -> Decision:
+    """Tasks that are started again alone, whose time has come."""
+    due = tuple(
+        task.name
+        for task in state.tasks.values()
+        if task.respawn is not None and task.cleared and time >= task.respawn_at
+    )
+    for name in due:
+        state = replace(state, tasks={**state.tasks, name: replace(state.tasks[name].anew(), doing="starting")})
+    if not due:
+        return state, ()
+    return replace(state, began=time, overdue_told=time), (StartTasks(due),)
+
+
+# ---- what is late
+
+
+def overdue(state: State, now: float) -> Decision:
+    """Name who is missing, and what is known of each."""
+    missing = [task for task in state.tasks.values() if not task.ready]
+    what = ", ".join(map(_missing, missing))
+    if now - state.began >= state.policy.start_timeout_s:
+        # Who waits for others is not what they all wait for.
+        first = next((task for task in missing if task.doing != "connecting"), missing[0])
+        message = f"not ready after {state.policy.start_timeout_s:g} s: waiting for {what}"
+        if state.phase is Phase.OPENING:
+            first = next((task for task in missing if task.host not in state.hosts_prepared), first)
+            message = f"{first.host}: {message}; `distrain doctor --workers {first.host}` may tell why"
+            return fail(state, Failure(now, None, first.host, state.attempt, "host", message))
+        if any(task.doing == first.doing for task in missing if task is not first):  # nobody stands out
+            return fail(state, Failure(now, None, None, state.attempt, "start_timeout", message))
+        return fail(state, Failure(now, first.name, first.host, state.attempt, "start_timeout", message))
+    if now - state.overdue_told < state.policy.overdue_s:
+        return state, ()
+    message = f"waiting for {what} ({now - state.began:.0f} s after the start)"
+    tell = Tell("note", data={"level": "info", "message": message})
+    actions = (tell, TryTasks(tuple(task.name for task in missing))) if state.phase is Phase.RUNNING else (tell,)
+    return replace(state, overdue_told=now), actions
+
+
+def _missing(task: TaskState) -> str:
+    reach = f", {task.reach}" if task.reach and task.doing == "connecting" else ""
+    return f"{task.name} on {task.host}: {task.doing}{reach}"
