@@ -14,10 +14,10 @@ from pathlib import Path
 
 from distrain import wire
 from distrain.job.cluster import LOCAL
-from distrain.launcher.bundle import open_bundle
 from distrain.launcher.events import Event
-from distrain.launcher.link import AgentLink
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.hosts.bundle import open_bundle
+from distrain.launcher.hosts.link import AgentLink
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks import open_sinks
 from distrain.launcher.transports import open_transport
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from distrain.launcher.actions import (
+from distrain.launcher.events import Event
+from distrain.launcher.supervise.actions import (
     Action,
     End,
     Stop,
     Tell,
 )
-from distrain.launcher.events import Event
-from distrain.launcher.state import (
+from distrain.launcher.supervise.decide import begin, decide
+from distrain.launcher.supervise.state import (
     Phase,
     Policy,
     State,
     TaskState,
 )
-from distrain.launcher.supervise import begin, decide
 
 POLICY = Policy(failure_grace_s=3, stop_grace_s=8, finish_grace_s=10, settle_s=0.4, overdue_s=30, start_timeout_s=900)
 

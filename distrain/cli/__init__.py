@@ -42,7 +42,7 @@ def run(job: Path | None, sets: tuple[str, ...], name: str | None, resume: str |
     """Train as the file JOB says. With --resume it may be left out: then it is what the run had."""
     from distrain.cli.start import Manner, origin_of, resumption, start
     from distrain.job.load import load_job
-    from distrain.launcher.resume import recorded
+    from distrain.launcher.runs.resume import recorded
 
     how = Manner(**manner)
     origin = origin_of(resume, how)

@@ -15,7 +15,7 @@ from distrain.errors import EXIT_HOST, EXIT_OK
 from distrain.job.cluster import Host
 from distrain.job.spec import JobSpec
 from distrain.launcher.doctor import Advice, Findings, Seen, advise
-from distrain.launcher.survey import survey
+from distrain.launcher.hosts.survey import survey
 
 _UNKNOWN = "-"
 _NUMBERS = ("cores", "memory", "free disk", "clock")

@@ -59,7 +59,7 @@ def launch(
     from distrain.cli.start import Manner, origin_of, resumption, start
     from distrain.errors import UsageError
     from distrain.job.load import load_job, program_job
-    from distrain.launcher.resume import recorded
+    from distrain.launcher.runs.resume import recorded
 
     asked, how = Asked(**hosts), Manner(runs_dir, dry_run=dry_run, as_json=as_json, plain=plain, detach=detach)
     origin = origin_of(resume, how)

@@ -29,8 +29,8 @@ def attach(run: str, runs_dir: Path, plain: bool) -> int:
     """
     from distrain.cli import show
     from distrain.errors import EXIT_TASK_FAILED
-    from distrain.launcher.find import find
-    from distrain.launcher.follow import follow
+    from distrain.launcher.runs.find import find
+    from distrain.launcher.runs.follow import follow
 
     rundir = find(run, runs_dir)
     try:
@@ -57,9 +57,9 @@ def logs(run: str, runs_dir: Path, follow: bool, task: str | None) -> int:
     import time
 
     from distrain.errors import EXIT_OK, UsageError
-    from distrain.launcher.find import find
-    from distrain.launcher.history import Tail
-    from distrain.launcher.lock import launcher_of
+    from distrain.launcher.runs.find import find
+    from distrain.launcher.runs.history import Tail
+    from distrain.launcher.runs.lock import launcher_of
 
     rundir = find(run, runs_dir)
     known = rundir.task_logs()
@@ -85,8 +85,8 @@ def status(run: str, runs_dir: Path, as_json: bool) -> int:
     """Say how far RUN is, or how it has ended."""
     from distrain.cli import show
     from distrain.errors import EXIT_OK
-    from distrain.launcher.find import brief, find
-    from distrain.launcher.follow import look_back
+    from distrain.launcher.runs.find import brief, find
+    from distrain.launcher.runs.follow import look_back
 
     rundir = find(run, runs_dir)
     now = brief(rundir)
@@ -106,9 +106,9 @@ def stop(run: str, runs_dir: Path, at_once: bool) -> int:
     import time
 
     from distrain.errors import EXIT_OK
-    from distrain.launcher.find import brief, find
-    from distrain.launcher.follow import look_back
-    from distrain.launcher.lock import launcher_of, send_signal
+    from distrain.launcher.runs.find import brief, find
+    from distrain.launcher.runs.follow import look_back
+    from distrain.launcher.runs.lock import launcher_of, send_signal
 
     rundir = find(run, runs_dir)
     if not send_signal(rundir, signal.SIGTERM):
@@ -140,7 +140,7 @@ def list_runs(runs_dir: Path, as_json: bool) -> int:
     """Show all runs, the newest first."""
     from distrain.cli import show
     from distrain.errors import EXIT_OK
-    from distrain.launcher.find import brief, newest_first
+    from distrain.launcher.runs.find import brief, newest_first
 
     show.runs([brief(rundir) for rundir in newest_first(runs_dir)], as_json=as_json)
     return EXIT_OK

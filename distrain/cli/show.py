@@ -12,8 +12,8 @@ import click
 
 if TYPE_CHECKING:
     from distrain.job.plan import Plan
-    from distrain.launcher.find import Brief
-    from distrain.launcher.rundir import RunDir
+    from distrain.launcher.runs.find import Brief
+    from distrain.launcher.runs.rundir import RunDir
     from distrain.launcher.sinks.view import View
 
 
@@ -40,7 +40,7 @@ def plan(plan: Plan, *, as_json: bool) -> None:
 
 def summary(values: Mapping[str, Any]) -> None:
     """One JSON object, as in the files of a run directory."""
-    from distrain.launcher.rundir import json_text
+    from distrain.launcher.runs.rundir import json_text
 
     click.echo(json_text(values, indent=2))
 
@@ -71,7 +71,7 @@ def _has_words(path: Path) -> bool:
 
 def status(now: Brief, view: View, *, as_json: bool) -> None:
     """A run as it is now, or as it has ended."""
-    from distrain.launcher.history import read_summary
+    from distrain.launcher.runs.history import read_summary
     from distrain.launcher.sinks.words import duration, ending, progress_line
 
     over = None if now.launcher else read_summary(now.rundir)

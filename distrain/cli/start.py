@@ -12,9 +12,9 @@ import click
 from distrain.cli import show
 from distrain.errors import EXIT_OK, EXIT_TASK_FAILED
 from distrain.job.spec import JobSpec
-from distrain.launcher.find import find
-from distrain.launcher.resume import Resumption, begin, nothing_left
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.find import find
+from distrain.launcher.runs.resume import Resumption, begin, nothing_left
+from distrain.launcher.runs.rundir import RunDir
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def start(job: JobSpec, how: Manner, *, job_file: Path | None, resume: Resumptio
 
 def _detached(job: JobSpec, how: Manner, *, job_file: Path | None, resume: Resumption | None) -> int:
     """Runs the job in a process of its own, and looks on until its tasks start or it has ended before."""
-    from distrain.launcher.detach import Defect, detach
     from distrain.launcher.events import now
-    from distrain.launcher.find import brief
-    from distrain.launcher.follow import follow
-    from distrain.launcher.history import read_summary
     from distrain.launcher.run import run_job
+    from distrain.launcher.runs.detach import Defect, detach
+    from distrain.launcher.runs.find import brief
+    from distrain.launcher.runs.follow import follow
+    from distrain.launcher.runs.history import read_summary
 
     began = now()
     try:

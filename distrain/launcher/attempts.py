@@ -13,11 +13,11 @@ from distrain.job.cluster import Placement, chief_of, place, serves, shrunk
 from distrain.job.plan import Plan, make_plan
 from distrain.job.spec import JobSpec
 from distrain.launcher.aside import Aside
-from distrain.launcher.checkpoints import Checkpoint, choose
 from distrain.launcher.events import Event, now
-from distrain.launcher.hosts import Heard, Hosts
+from distrain.launcher.hosts.hosts import Heard, Hosts
 from distrain.launcher.outset import Outset
-from distrain.launcher.state import State, TaskState
+from distrain.launcher.runs.checkpoints import Checkpoint, choose
+from distrain.launcher.supervise.state import State, TaskState
 
 
 class Attempts:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from distrain import wire
 from distrain.job.cluster import Host, place
 from distrain.job.spec import JobSpec
-from distrain.launcher.reach import Reach
+from distrain.launcher.hosts.reach import Reach
 
 TITLES = {"tensorflow": "TensorFlow", "keras": "Keras", "python": "Python"}
 

@@ -19,7 +19,12 @@ from typing import Any
 from distrain import wire
 from distrain.errors import DistrainError
 from distrain.job.masking import masked_arguments
-from distrain.launcher.actions import (
+from distrain.launcher.attempts import Attempts
+from distrain.launcher.chaos import Chaos
+from distrain.launcher.events import Event, Sink, flaw, now
+from distrain.launcher.outset import Outset
+from distrain.launcher.summary import Tally
+from distrain.launcher.supervise.actions import (
     Abandon,
     Action,
     AskForStacks,
@@ -35,13 +40,8 @@ from distrain.launcher.actions import (
     Tell,
     TryTasks,
 )
-from distrain.launcher.attempts import Attempts
-from distrain.launcher.chaos import Chaos
-from distrain.launcher.events import Event, Sink, flaw, now
-from distrain.launcher.outset import Outset
-from distrain.launcher.state import Policy
-from distrain.launcher.summary import Tally
-from distrain.launcher.supervise import begin, decide
+from distrain.launcher.supervise.decide import begin, decide
+from distrain.launcher.supervise.state import Policy
 
 TICK_S = 0.1
 TAIL_BYTES = 16 * 1024

@@ -16,9 +16,9 @@ from distrain.job.cluster import hosts_of
 from distrain.job.file.kinds import printable
 from distrain.job.file.source import nearest_file
 from distrain.job.spec import JobSpec
-from distrain.launcher.bundle import Bundle
-from distrain.launcher.code import Code
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.hosts.bundle import Bundle
+from distrain.launcher.hosts.code import Code
+from distrain.launcher.runs.rundir import RunDir
 
 
 @dataclass(frozen=True)

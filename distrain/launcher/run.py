@@ -22,15 +22,15 @@ from distrain.job.cluster import place as place_tasks
 from distrain.job.dump import to_yaml
 from distrain.job.plan import HostFacts, Plan, make_plan, placeholder_addresses
 from distrain.job.spec import JobSpec
-from distrain.launcher import lock
-from distrain.launcher.bundle import open_bundle
 from distrain.launcher.chaos import Chaos
-from distrain.launcher.code import collect
 from distrain.launcher.events import now
+from distrain.launcher.hosts.bundle import open_bundle
+from distrain.launcher.hosts.code import collect
 from distrain.launcher.loop import Loop
 from distrain.launcher.outset import Outset, Place, place_of, settled
-from distrain.launcher.resume import Resumption, begin, hand_over
-from distrain.launcher.rundir import RUNS_DIR, RunDir
+from distrain.launcher.runs import lock
+from distrain.launcher.runs.resume import Resumption, begin, hand_over
+from distrain.launcher.runs.rundir import RUNS_DIR, RunDir
 from distrain.launcher.sinks import open_sinks
 from distrain.launcher.transports import python_on
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import distrain
 from distrain.launcher.events import Event
-from distrain.launcher.state import State
+from distrain.launcher.supervise.state import State
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from agent.driver import Host
 
 import distrain
-from distrain.launcher.bundle import PARTS
+from distrain.launcher.hosts.bundle import PARTS
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,8 @@ from typing import TypeVar
 from process_table import MARK, Process, marked, wait_until
 
 from distrain.job.cluster import LOCAL
-from distrain.launcher.bundle import Bundle, open_bundle
-from distrain.launcher.link import AgentLink
+from distrain.launcher.hosts.bundle import Bundle, open_bundle
+from distrain.launcher.hosts.link import AgentLink
 from distrain.launcher.transports import open_transport
 from distrain.wire import (
     CodePart,

@@ -17,7 +17,7 @@ from agent.driver import Host
 from process_table import wait_until
 
 from distrain.errors import HostError
-from distrain.launcher.bundle import make_bundle
+from distrain.launcher.hosts.bundle import make_bundle
 from distrain.wire import AgentEnding, Ping, Pong
 
 pytestmark = pytest.mark.processes

@@ -12,7 +12,7 @@ import pytest
 from agent.driver import Host
 
 from distrain.errors import HostError
-from distrain.launcher.bundle import make_bundle
+from distrain.launcher.hosts.bundle import make_bundle
 from distrain.wire import Goodbye, StopTasks
 
 pytestmark = pytest.mark.processes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from agent.driver import Host
 
-from distrain.launcher.bundle import make_bundle
+from distrain.launcher.hosts.bundle import make_bundle
 from distrain.wire import AgentNote, Examine, Examined, Ping, Pong
 
 pytestmark = pytest.mark.processes

@@ -18,8 +18,8 @@ from agent.driver import Host
 
 from distrain.errors import HostError
 from distrain.job.cluster import LOCAL
-from distrain.launcher.bundle import make_bundle, open_bundle
-from distrain.launcher.link import AgentLink
+from distrain.launcher.hosts.bundle import make_bundle, open_bundle
+from distrain.launcher.hosts.link import AgentLink
 from distrain.launcher.transports import open_transport
 from distrain.wire import PROTOCOL, Goodbye, Message, ReservePorts, Welcome
 

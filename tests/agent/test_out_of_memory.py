@@ -13,7 +13,7 @@ from agent.driver import Host
 
 from distrain.agent import out_of_memory
 from distrain.agent.out_of_memory import KernelsWord, Killed, counting_file, killed, kills_counted
-from distrain.launcher.bundle import make_bundle
+from distrain.launcher.hosts.bundle import make_bundle
 from distrain.wire import StopTasks
 
 IN_GROUP = (

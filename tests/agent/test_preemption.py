@@ -17,7 +17,7 @@ from process_table import wait_until
 from distrain.agent.ending import ECHO_S, END_GRACE_S, KILL_TIMEOUT_S, PREEMPTION_GRACE_S, Asked, Ending
 from distrain.agent.guard import LOST_CONNECTION_S
 from distrain.errors import HostError
-from distrain.launcher.bundle import make_bundle
+from distrain.launcher.hosts.bundle import make_bundle
 from distrain.wire import (
     PREEMPTED_EXIT,
     AgentEnding,

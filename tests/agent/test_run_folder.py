@@ -15,7 +15,7 @@ import pytest
 from agent.driver import Host
 from process_table import peak_bytes, wait_until
 
-from distrain.launcher.code import collect
+from distrain.launcher.hosts.code import collect
 from distrain.wire import AgentNote, CodePart, CodeWanted, Goodbye, OpenRun, Ping, Pong, RunOpened
 
 pytestmark = pytest.mark.processes

@@ -13,7 +13,7 @@ import pytest
 from agent.driver import Host
 from process_table import wait_until
 
-from distrain.launcher.bundle import make_bundle
+from distrain.launcher.hosts.bundle import make_bundle
 from distrain.wire import AgentNote, Preload, StopTasks, TaskCleared, TaskEvent, TaskStarted
 
 pytestmark = pytest.mark.processes

@@ -16,12 +16,12 @@ import pytest
 from process_table import wait_until
 
 from distrain.errors import UsageError
-from distrain.launcher import lock
 from distrain.launcher.events import Event
-from distrain.launcher.find import brief, find, newest_first
-from distrain.launcher.follow import Sight, follow
-from distrain.launcher.history import Events, Tail, last_session_start
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs import lock
+from distrain.launcher.runs.find import brief, find, newest_first
+from distrain.launcher.runs.follow import Sight, follow
+from distrain.launcher.runs.history import Events, Tail, last_session_start
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks.files import LogFiles
 from distrain.launcher.sinks.records import Records
 
@@ -92,8 +92,8 @@ def test_what_is_no_run_or_more_than_one_is_told(rundir: RunDir, tmp_path: Path)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from distrain.launcher.lock import held
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.lock import held
+from distrain.launcher.runs.rundir import RunDir
 with held(RunDir(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(600)

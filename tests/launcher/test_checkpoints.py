@@ -12,8 +12,8 @@ import pytest
 
 from distrain.errors import DistrainError
 from distrain.job.spec import CheckpointSpec, JobSpec
-from distrain.launcher.checkpoints import choose, copy, folder_of, newest_step
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.checkpoints import choose, copy, folder_of, newest_step
+from distrain.launcher.runs.rundir import RunDir
 
 JOB = JobSpec("a")
 STATE = bytes(range(256)) * 20_000  # more than is read at a time

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import distrain.launcher.code as code_module
+import distrain.launcher.hosts.code as code_module
 from distrain.errors import UsageError
-from distrain.launcher.code import Code, collect
+from distrain.launcher.hosts.code import Code, collect
 
 
 def read(code: Code) -> dict[str, tuple[str, bytes]]:

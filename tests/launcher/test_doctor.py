@@ -17,8 +17,8 @@ from distrain.cli.doctor import _block, _row
 from distrain.job.cluster import LOCAL, Host
 from distrain.job.spec import ClusterSpec, HostSpec, JobSpec, ProgramSpec, StrategySpec
 from distrain.launcher.doctor import Advice, Findings, Seen, advise
-from distrain.launcher.reach import Reach
-from distrain.launcher.survey import survey
+from distrain.launcher.hosts.reach import Reach
+from distrain.launcher.hosts.survey import survey
 from distrain.wire import PROTOCOL, Decoder, Examined, OpenRun, Welcome, encode
 
 VERSIONS = {"python": "3.11.7", "tensorflow": "2.21.0", "keras": "3.15.1"}

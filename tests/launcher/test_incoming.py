@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distrain.errors import DistrainError, HostError
-from distrain.launcher.incoming import Incoming
+from distrain.launcher.hosts.incoming import Incoming
 from distrain.wire import FilePart
 
 

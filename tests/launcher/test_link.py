@@ -17,8 +17,8 @@ import pytest
 from process_table import wait_until
 
 from distrain.errors import HostError
-from distrain.launcher.bundle import open_bundle
-from distrain.launcher.link import LOW_BYTES, AgentLink, close_all
+from distrain.launcher.hosts.bundle import open_bundle
+from distrain.launcher.hosts.link import LOW_BYTES, AgentLink, close_all
 from distrain.wire import PROTOCOL, AgentEnding, CodePart, Message, TaskOutput, Welcome, encode
 
 pytestmark = pytest.mark.processes

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from distrain.job.spec import JobSpec
-from distrain.launcher.bundle import open_bundle
 from distrain.launcher.events import Event
+from distrain.launcher.hosts.bundle import open_bundle
 from distrain.launcher.loop import Loop
 from distrain.launcher.outset import Outset, Place
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 
 
 class Ledger:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from distrain.launcher.incoming import Incoming
-from distrain.launcher.outgoing import parts_of_code, parts_of_folder
+from distrain.launcher.hosts.incoming import Incoming
+from distrain.launcher.hosts.outgoing import parts_of_code, parts_of_folder
 from distrain.wire import CodePart, FilePart
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distrain.launcher.reach import Offer, Target, judge, targets
+from distrain.launcher.hosts.reach import Offer, Target, judge, targets
 
 ONE = Offer("host1", ("10.0.0.1", "172.17.0.1"), (41000, 41001), "first")
 TWO = Offer("host2", ("10.0.0.2",), (42000,), "second")

@@ -13,10 +13,10 @@ from distrain.errors import UsageError
 from distrain.job.dump import to_yaml
 from distrain.job.load import parse_job
 from distrain.job.spec import JobSpec, ProgramSpec
-from distrain.launcher.checkpoints import Checkpoint
 from distrain.launcher.events import Event
-from distrain.launcher.resume import Resumption, begin, misfits, nothing_left, recorded
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.checkpoints import Checkpoint
+from distrain.launcher.runs.resume import Resumption, begin, misfits, nothing_left, recorded
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks.records import Records
 
 NOW = 1_790_000_000.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distrain.errors import DistrainError, UsageError
-from distrain.launcher.rundir import RunDir, json_text
+from distrain.launcher.runs.rundir import RunDir, json_text
 
 NOW = 1_790_000_000.0
 
@@ -52,7 +52,7 @@ def test_many_runs_in_the_same_second_get_a_directory_each(tmp_path):
 
 def test_letters_that_are_taken_are_passed_over(tmp_path, monkeypatch):
     letters = iter("aaaaaaaabbbb")
-    monkeypatch.setattr("distrain.launcher.rundir.secrets.choice", lambda _: next(letters))
+    monkeypatch.setattr("distrain.launcher.runs.rundir.secrets.choice", lambda _: next(letters))
     assert RunDir.create(tmp_path, "x", now=NOW).name.endswith("-aaaa")
     assert RunDir.create(tmp_path, "x", now=NOW).name.endswith("-bbbb")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distrain.launcher.events import Event
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks import open_sinks
 from distrain.launcher.sinks.files import LogFiles
 from distrain.launcher.sinks.lines import LONGEST_LINE_BYTES, Lines

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distrain.launcher.events import Event
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks import open_sinks
 from distrain.launcher.sinks.plain import PlainFace
 from distrain.launcher.sinks.terminal import Entry, Queue, Terminal

@@ -20,8 +20,8 @@ import pytest
 
 from distrain.errors import HostError
 from distrain.job.cluster import Host
-from distrain.launcher.bundle import open_bundle
-from distrain.launcher.link import AgentLink
+from distrain.launcher.hosts.bundle import open_bundle
+from distrain.launcher.hosts.link import AgentLink
 from distrain.launcher.transports import open_transport
 from distrain.launcher.transports.ssh import CONNECT_TIMEOUT_S, for_any_shell
 from distrain.wire import AgentNote, Goodbye, Message, Welcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 from histories import History
 
 from distrain.launcher.events import Event
-from distrain.launcher.state import TaskState
-from distrain.launcher.stragglers import Pace
+from distrain.launcher.supervise.state import TaskState
+from distrain.launcher.supervise.stragglers import Pace
 
 
 def paced(seconds: float, **busy_s: float) -> Pace:

@@ -6,7 +6,7 @@ from typing import Any
 
 from distrain.launcher.events import Event
 from distrain.launcher.summary import Tally
-from distrain.launcher.supervise import begin
+from distrain.launcher.supervise.decide import begin
 
 
 def summary(*events: tuple[float, str, dict[str, Any]]) -> dict[str, Any]:

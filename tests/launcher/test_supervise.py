@@ -7,14 +7,14 @@ import signal
 import pytest
 from histories import History
 
-from distrain.launcher.actions import (
+from distrain.launcher.supervise.actions import (
     Abandon,
     ConnectHosts,
     StartTasks,
     Stop,
     TryTasks,
 )
-from distrain.launcher.state import TaskState
+from distrain.launcher.supervise.state import TaskState
 
 
 def workers(count: int = 2) -> History:

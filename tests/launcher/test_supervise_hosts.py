@@ -7,13 +7,13 @@ import signal
 import pytest
 from histories import History
 
-from distrain.launcher.actions import (
+from distrain.launcher.supervise.actions import (
     Abandon,
     ConnectHosts,
     StartTasks,
     Stop,
 )
-from distrain.launcher.state import TaskState
+from distrain.launcher.supervise.state import TaskState
 
 
 def three_hosts() -> History:

@@ -10,7 +10,7 @@ from histories import History
 
 from distrain.job.plan import Resume
 from distrain.job.spec import RestartSpec, WatchdogSpec
-from distrain.launcher.actions import (
+from distrain.launcher.supervise.actions import (
     AskForStacks,
     ChooseCheckpoint,
     ConnectHosts,
@@ -21,7 +21,7 @@ from distrain.launcher.actions import (
     StartTasks,
     Stop,
 )
-from distrain.launcher.state import Phase, TaskState
+from distrain.launcher.supervise.state import Phase, TaskState
 
 RESTART = RestartSpec(max=3, window_s=100.0, backoff_s=1.0)
 

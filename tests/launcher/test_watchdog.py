@@ -9,9 +9,9 @@ import pytest
 from histories import History
 
 from distrain.job.spec import RestartSpec, WatchdogSpec
-from distrain.launcher.actions import AskForStacks, StartTasks, Stop
-from distrain.launcher.state import Phase, TaskState
-from distrain.launcher.watchdog import FIRST_STEP, Watch, culprits
+from distrain.launcher.supervise.actions import AskForStacks, StartTasks, Stop
+from distrain.launcher.supervise.state import Phase, TaskState
+from distrain.launcher.supervise.watchdog import FIRST_STEP, Watch, culprits
 
 RESTART = RestartSpec(max=3)
 

@@ -10,7 +10,7 @@ import time
 from typing import TextIO
 
 from distrain.launcher.events import Event, Sink
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks.files import LogFiles
 from distrain.launcher.sinks.plain import PlainFace
 from distrain.launcher.sinks.records import Records

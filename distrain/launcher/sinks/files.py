@@ -5,7 +5,7 @@ from __future__ import annotations
 import time as clock
 
 from distrain.launcher.events import Event
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks.append import AppendFile, Warn, mend
 from distrain.launcher.sinks.lines import Lines, prefixed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distrain.launcher.rundir import log_name
+from distrain.launcher.runs.rundir import log_name
 
 LONGEST_LINE_BYTES = 64 * 1024
 

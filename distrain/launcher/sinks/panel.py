@@ -15,7 +15,7 @@ from rich.text import Text
 
 from distrain.launcher.sinks.view import Recovery, TaskView, View
 from distrain.launcher.sinks.words import duration, epoch_of, metrics, size
-from distrain.launcher.stragglers import SLOW_RATIO
+from distrain.launcher.supervise.stragglers import SLOW_RATIO
 
 _WIDE = 56
 """Columns from which there is room for every column of the table."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distrain.launcher.events import Event
-from distrain.launcher.rundir import RunDir, json_text
+from distrain.launcher.runs.rundir import RunDir, json_text
 from distrain.launcher.sinks.append import AppendFile, Warn, mend
 
 _METRICS_KEYS = ("epoch", "step", "split", "metrics", "examples_per_s")

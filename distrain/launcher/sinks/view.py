@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distrain.launcher.events import Event
-from distrain.launcher.stragglers import Pace
+from distrain.launcher.supervise.stragglers import Pace
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distrain.launcher.events import Event
-from distrain.launcher.rundir import log_name
+from distrain.launcher.runs.rundir import log_name
 from distrain.launcher.sinks.fold import is_notice
 from distrain.launcher.sinks.view import Recovery, View
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from distrain.agent.bootstrap import unpack
-from distrain.launcher.bundle import open_bundle
+from distrain.launcher.hosts.bundle import open_bundle
 from distrain.worker.datasets import load_dataset, mnist
 from distrain.worker.datasets.download import DownloadFailed
 from distrain.worker.refusal import Refusal

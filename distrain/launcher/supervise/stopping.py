@@ -9,7 +9,8 @@ import signal
 from dataclasses import replace
 
 from distrain.job.cluster import LOCAL
-from distrain.launcher.actions import (
+from distrain.launcher.events import Event
+from distrain.launcher.supervise.actions import (
     Abandon,
     Action,
     AskForStacks,
@@ -18,9 +19,8 @@ from distrain.launcher.actions import (
     Stop,
     Tell,
 )
-from distrain.launcher.events import Event
-from distrain.launcher.restarts import restart_after, why_not
-from distrain.launcher.state import (
+from distrain.launcher.supervise.restarts import restart_after, why_not
+from distrain.launcher.supervise.state import (
     Decision,
     Failure,
     Phase,

@@ -17,12 +17,12 @@ from distrain.errors import DistrainError, HostError
 from distrain.job.cluster import Placement, Task, chief_of, needs_address
 from distrain.job.plan import HostFacts
 from distrain.launcher.chaos import Injury, Kind
-from distrain.launcher.checkpoints import FOLDER
 from distrain.launcher.events import Event, now
-from distrain.launcher.link import close_all
-from distrain.launcher.meeting import Meeting
+from distrain.launcher.hosts.link import close_all
+from distrain.launcher.hosts.meeting import Meeting
+from distrain.launcher.hosts.session import Session
 from distrain.launcher.outset import Outset
-from distrain.launcher.session import Session
+from distrain.launcher.runs.checkpoints import FOLDER
 
 OPENING_AT_ONCE = 32
 """How many connections are opened at the same time: each costs this machine a process and a handshake."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from distrain.launcher.bundle import Bundle
+from distrain.launcher.hosts.bundle import Bundle
 from distrain.wire import PROTOCOL
 
 MINIMUM_PYTHON = (3, 11)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from distrain.errors import EXIT_USAGE
 from distrain.job.spec import RESTARTED
-from distrain.launcher.state import (
+from distrain.launcher.supervise.state import (
     Failure,
     Phase,
     Restart,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distrain.errors import DistrainError
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 
 EXIT_DEFECT = 70
 

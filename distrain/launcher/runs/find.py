@@ -11,9 +11,9 @@ from typing import Any
 from distrain.errors import UsageError
 from distrain.job.file.kinds import printable
 from distrain.launcher.events import Event, now
-from distrain.launcher.history import last_session_start, newest_events, read_summary
-from distrain.launcher.lock import Launcher, launcher_of
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.history import last_session_start, newest_events, read_summary
+from distrain.launcher.runs.lock import Launcher, launcher_of
+from distrain.launcher.runs.rundir import RunDir
 
 LAST = "last"
 _MOST_NAMED = 5

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from distrain.launcher.events import Event
-from distrain.launcher.state import Failure, State
+from distrain.launcher.supervise.state import Failure, State
 from distrain.wire import PREEMPTED_EXIT
 
 CONSEQUENCES = (

@@ -14,7 +14,7 @@ from pathlib import Path
 PARTS = ("__init__.py", "contact.py", "wire.py", "agent", "worker")
 """What travels, of the folder `distrain`."""
 
-_PACKAGE = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distrain.job.plan import Resume
-from distrain.launcher.actions import (
+from distrain.launcher.events import Event
+from distrain.launcher.supervise.actions import (
     Action,
     ChooseCheckpoint,
     ConnectHosts,
@@ -21,9 +22,8 @@ from distrain.launcher.actions import (
     Tell,
     TryTasks,
 )
-from distrain.launcher.events import Event
-from distrain.launcher.restarts import cause_of, counted
-from distrain.launcher.state import (
+from distrain.launcher.supervise.restarts import cause_of, counted
+from distrain.launcher.supervise.state import (
     Decision,
     Failure,
     Phase,
@@ -33,7 +33,7 @@ from distrain.launcher.state import (
     TaskState,
     Then,
 )
-from distrain.launcher.stopping import fail
+from distrain.launcher.supervise.stopping import fail
 
 # ---- the next attempt
 

@@ -15,10 +15,10 @@ from distrain.errors import UsageError
 from distrain.job.load import Given, load_job
 from distrain.job.masking import MASK, masked_job
 from distrain.job.spec import JobSpec
-from distrain.launcher import checkpoints
-from distrain.launcher.checkpoints import Checkpoint
-from distrain.launcher.history import last_session_start, read_summary
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs import checkpoints
+from distrain.launcher.runs.checkpoints import Checkpoint
+from distrain.launcher.runs.history import last_session_start, read_summary
+from distrain.launcher.runs.rundir import RunDir
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from distrain.job.cluster import Host, Task
 from distrain.job.dialects import preload_environment
 from distrain.job.plan import HostFacts
 from distrain.launcher.events import Event, now
-from distrain.launcher.incoming import Incoming
-from distrain.launcher.link import AgentLink
-from distrain.launcher.outgoing import parts_of_code, parts_of_folder
+from distrain.launcher.hosts.incoming import Incoming
+from distrain.launcher.hosts.link import AgentLink
+from distrain.launcher.hosts.outgoing import parts_of_code, parts_of_folder
+from distrain.launcher.hosts.reach import Offer
 from distrain.launcher.outset import Outset
-from distrain.launcher.reach import Offer
 from distrain.launcher.transports import open_transport, python_on
 
 _PINGS_PER_TIMEOUT = 4

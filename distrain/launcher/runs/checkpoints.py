@@ -17,7 +17,7 @@ from typing import Any
 
 from distrain.errors import DistrainError
 from distrain.job.spec import JobSpec
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 
 FORMAT = 2
 """Of `checkpoint.json`. What was written in another cannot be gone on from."""

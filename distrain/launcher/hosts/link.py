@@ -21,8 +21,8 @@ from collections.abc import Sequence
 
 from distrain.errors import HostError
 from distrain.job.cluster import LOCAL
-from distrain.launcher.bundle import Bundle
-from distrain.launcher.handshake import MINIMUM_PYTHON, Handshake, Refusal
+from distrain.launcher.hosts.bundle import Bundle
+from distrain.launcher.hosts.handshake import MINIMUM_PYTHON, Handshake, Refusal
 from distrain.launcher.transports import Transport
 from distrain.wire import AgentNote, Decoder, Goodbye, Message, Welcome, WireError, encode
 

@@ -19,11 +19,11 @@ from distrain import wire
 from distrain.errors import HostError
 from distrain.job.cluster import Host, needs_address, place
 from distrain.job.spec import JobSpec
-from distrain.launcher.bundle import open_bundle
 from distrain.launcher.doctor import Findings, Seen
-from distrain.launcher.hosts import FAREWELL_S, OPENING_AT_ONCE
-from distrain.launcher.link import AgentLink, close_all
-from distrain.launcher.reach import PROBE_TIMEOUT_S, Offer, Reach, judge, targets
+from distrain.launcher.hosts.bundle import open_bundle
+from distrain.launcher.hosts.hosts import FAREWELL_S, OPENING_AT_ONCE
+from distrain.launcher.hosts.link import AgentLink, close_all
+from distrain.launcher.hosts.reach import PROBE_TIMEOUT_S, Offer, Reach, judge, targets
 from distrain.launcher.transports import open_transport, python_on
 
 _ANSWER_TIMEOUT_S = 60.0

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distrain.job.cluster import LOCAL
-from distrain.launcher.actions import (
+from distrain.launcher.events import Event
+from distrain.launcher.supervise.actions import (
     DropHosts,
     OpenHosts,
     Reshape,
     Tell,
 )
-from distrain.launcher.events import Event
-from distrain.launcher.state import (
+from distrain.launcher.supervise.state import (
     Decision,
     Failure,
     Phase,
@@ -23,7 +23,7 @@ from distrain.launcher.state import (
     State,
     TaskState,
 )
-from distrain.launcher.stopping import fail
+from distrain.launcher.supervise.stopping import fail
 
 LONGEST_RETRY_S = 30.0
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distrain.errors import UsageError
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 
 AGENTS_PATIENCE_S = 60.0
 """How long what a killed launcher has left may take to end: longer than an agent takes at most."""

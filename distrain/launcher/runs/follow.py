@@ -13,9 +13,9 @@ from typing import TextIO
 
 from distrain.errors import EXIT_TASK_FAILED
 from distrain.launcher.events import Event, now
-from distrain.launcher.history import Events, Tail, last_session_start
-from distrain.launcher.lock import launcher_of
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.history import Events, Tail, last_session_start
+from distrain.launcher.runs.lock import launcher_of
+from distrain.launcher.runs.rundir import RunDir
 from distrain.launcher.sinks import open_terminal
 from distrain.launcher.sinks.terminal import Terminal
 from distrain.launcher.sinks.view import View

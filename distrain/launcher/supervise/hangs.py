@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from distrain.launcher import respawns
-from distrain.launcher.state import Decision, Failure, State
-from distrain.launcher.stopping import fail
-from distrain.launcher.watchdog import culprits
+from distrain.launcher.supervise import respawns
+from distrain.launcher.supervise.state import Decision, Failure, State
+from distrain.launcher.supervise.stopping import fail
+from distrain.launcher.supervise.watchdog import culprits
 
 _STOOD_STILL_S = 2.0
 """Ticks come several times a second: after a longer pause, it was the launcher that stood still."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from distrain.launcher.actions import AskForStacks, Tell
-from distrain.launcher.restarts import backoff_s, cause_of, counted, why_not
-from distrain.launcher.state import (
+from distrain.launcher.supervise.actions import AskForStacks, Tell
+from distrain.launcher.supervise.restarts import backoff_s, cause_of, counted, why_not
+from distrain.launcher.supervise.state import (
     Decision,
     Failure,
     Phase,

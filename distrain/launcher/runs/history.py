@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distrain.launcher.events import Event
-from distrain.launcher.rundir import RunDir
+from distrain.launcher.runs.rundir import RunDir
 
 _READ_BYTES = 1 << 20
 _END_BYTES = 256 * 1024

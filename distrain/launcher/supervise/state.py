@@ -15,9 +15,9 @@ from typing import Any
 from distrain.errors import EXIT_HOST, EXIT_OK, EXIT_SIGINT, EXIT_SIGTERM, EXIT_TASK_FAILED, EXIT_USAGE
 from distrain.job.plan import Resume
 from distrain.job.spec import JobSpec, RestartSpec, WatchdogSpec
-from distrain.launcher.actions import Action
-from distrain.launcher.stragglers import Pace
-from distrain.launcher.watchdog import Watch
+from distrain.launcher.supervise.actions import Action
+from distrain.launcher.supervise.stragglers import Pace
+from distrain.launcher.supervise.watchdog import Watch
 
 
 @dataclass(frozen=True)

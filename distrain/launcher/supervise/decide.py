@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from distrain.launcher import hangs, presence, respawns, stopping, waiting
-from distrain.launcher.actions import Action, Stop, Tell
 from distrain.launcher.events import Event
-from distrain.launcher.failures import failure_of, silent_peer, tail_of
-from distrain.launcher.restarts import after_step
-from distrain.launcher.state import (
+from distrain.launcher.supervise import hangs, presence, respawns, stopping, waiting
+from distrain.launcher.supervise.actions import Action, Stop, Tell
+from distrain.launcher.supervise.failures import failure_of, silent_peer, tail_of
+from distrain.launcher.supervise.restarts import after_step
+from distrain.launcher.supervise.state import (
     Decision,
     Failure,
     Phase,
@@ -26,7 +26,7 @@ from distrain.launcher.state import (
     TaskState,
     Then,
 )
-from distrain.launcher.stopping import fail
+from distrain.launcher.supervise.stopping import fail
 
 
 def begin(

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from distrain import wire
 from distrain.launcher.events import Event, now
-from distrain.launcher.reach import PROBE_TIMEOUT_S, Offer, judge, targets
-from distrain.launcher.session import Session
+from distrain.launcher.hosts.reach import PROBE_TIMEOUT_S, Offer, judge, targets
+from distrain.launcher.hosts.session import Session
 
 _TRY_TIMEOUT_S = 2.0
 _COMPARED = {"tensorflow": "TensorFlow", "keras": "Keras"}

@@ -1,0 +1,1 @@
+"""Runs as they lie on the disk: their directories, checkpoints and locks, and those that read them afterwards."""

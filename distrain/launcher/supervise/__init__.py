@@ -1,0 +1,1 @@
+"""Decides what becomes of a run: pure functions on frozen values. `decide` is where to begin."""
