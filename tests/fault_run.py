@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from process_table import Process, wait_until
 
 EVERY_STEPS = 40
 PATIENCE_S = 60.0
+ENDING_S = 10.0
+"""How long what does not belong to the run any more may take to end."""
 
 USER_CODE = '''
 """Callbacks that misbehave once, when a file asks for it."""
@@ -66,9 +69,10 @@ def job(strategy: str, **cluster: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one injury. Seconds count from the injury."""
+    """What came of one injury. Seconds count from the injury. `lost`: hosts whose connection was given up."""
 
     happened: str
+    lost: frozenset[str]
     detected_s: float
     resumed_s: float
     processes_left: int
@@ -126,9 +130,11 @@ class FaultRun:
             again = self._first(
                 lambda: [e for e in self.events("ready", after=at) if e["task"] == noticed["task"]], "the task again"
             )
-        wait_until(lambda: len(self._processes()) <= before, 20, "what was there before, and no more")
+        with contextlib.suppress(AssertionError):  # then it is seen in what is left
+            wait_until(lambda: len(self._processes()) <= before, ENDING_S)
         return Outcome(
             happened=self._said(noticed),
+            lost=frozenset(each["host"] for each in self.events("host_lost", after=at)),
             detected_s=noticed["time"] - at,
             resumed_s=again["time"] - at,
             processes_left=max(0, len(self._processes()) - before),

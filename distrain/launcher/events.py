@@ -47,6 +47,7 @@ _OWN = frozenset({"time", "kind", "task", "host", "attempt"})
 _NUMBER = (int, float)
 _OPTIONAL_NUMBER = (int, float, type(None))
 _OPTIONAL_COUNT = (int, type(None))
+_OPTIONAL_TEXT = (str, type(None))
 _Fields = Mapping[str, type | tuple[type, ...]]
 _OF_TASKS: Mapping[str, _Fields] = {
     "phase": {"phase": str},
@@ -67,7 +68,7 @@ _OF_TASKS: Mapping[str, _Fields] = {
     "model": {"path": str},
     "download": {"name": str, "done_bytes": int, "total_bytes": (int, type(None))},
     "note": {"level": str, "message": str},
-    "failure": {"message": str},
+    "failure": {"message": str, "why": _OPTIONAL_TEXT, "where": _OPTIONAL_TEXT, "step": _OPTIONAL_COUNT},
     "done": {},
 }
 """What a task may say of itself, with the fields that the launcher relies on."""

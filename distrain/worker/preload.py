@@ -48,8 +48,10 @@ def main() -> int:
     agent = os.getppid()
     # A BLAS thread pool would not survive the fork; TensorFlow's own kernels do not use it.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Whoever presses Ctrl-C means the tasks; the agent decides when this process ends, by closing the socket.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever presses Ctrl-C, or asks all processes of a host to leave, means the tasks; the agent decides when this
+    # process ends, by closing the socket.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     started = time.monotonic()
     gc.disable()  # it would walk all that is imported again and again, and find next to nothing
     try:

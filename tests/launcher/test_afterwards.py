@@ -114,7 +114,7 @@ def holder(rundir: RunDir):
 
 @pytest.mark.processes
 def test_a_run_that_is_held_says_by_whom_until_they_are_gone(rundir: RunDir, holder: subprocess.Popen[bytes]) -> None:
-    assert lock.launcher_of(rundir) == lock.Launcher(holder.pid, os.uname().nodename)
+    assert lock.launcher_of(rundir) == lock.Launcher(holder.pid, os.uname().nodename, lock.numbering())
     assert rundir.lock_file.stat().st_mode & 0o777 == 0o600
     assert int(rundir.lock_file.read_text().split()[0]) == holder.pid
     with pytest.raises(UsageError, match=rf"^{rundir.name} is still going; .*`distrain stop "), lock.held(rundir):
@@ -123,7 +123,7 @@ def test_a_run_that_is_held_says_by_whom_until_they_are_gone(rundir: RunDir, hol
     holder.wait(10)
     assert lock.launcher_of(rundir) is None
     with lock.held(rundir):
-        assert lock.launcher_of(rundir) == lock.Launcher(os.getpid(), os.uname().nodename)
+        assert lock.launcher_of(rundir) == lock.Launcher(os.getpid(), os.uname().nodename, lock.numbering())
 
 
 @pytest.mark.processes
@@ -131,7 +131,8 @@ def test_only_the_process_that_holds_the_run_is_signalled(rundir: RunDir, holder
     assert lock.send_signal(rundir, signal.SIGTERM)
     assert holder.wait(10) == -signal.SIGTERM
     with subprocess.Popen(["sleep", "600"]) as bystander:
-        rundir.lock_file.write_text(f"{bystander.pid}\n{os.uname().nodename}\n")  # a number that was given anew
+        # A number that was given anew.
+        rundir.lock_file.write_text(f"{bystander.pid}\n{os.uname().nodename}\n{lock.numbering()}\n")
         assert not lock.send_signal(rundir, signal.SIGTERM)
         assert bystander.poll() is None
         bystander.kill()
@@ -139,8 +140,8 @@ def test_only_the_process_that_holds_the_run_is_signalled(rundir: RunDir, holder
 
 @pytest.mark.processes
 def test_a_launcher_elsewhere_is_not_signalled(rundir: RunDir, holder: subprocess.Popen[bytes]) -> None:
-    rundir.lock_file.write_text(f"{holder.pid}\nsome-other-machine\n")
-    with pytest.raises(UsageError, match=r"is run from some-other-machine; stop it there"):
+    rundir.lock_file.write_text(f"{holder.pid}\n{os.uname().nodename}\nanother-boot/pid:[1]\n")  # or a container
+    with pytest.raises(UsageError, match=r"is run from .*; stop it there"):
         lock.send_signal(rundir, signal.SIGTERM)
     assert holder.poll() is None
 

@@ -114,6 +114,7 @@ def test_training_that_loses_a_host_is_ended(lab: Lab, launch: Callable[..., Lau
     """The network is cut while it trains: the cause is that host, and nothing stays on the others."""
     long = job("MultiWorkerMirrored")
     long["training"]["epochs"] = 100_000
+    long["restart"] = False
     sets = ("cluster.contact_timeout_s=3",)
     run = launch("--workers", "host1,host2", write_job(user, **long), sets=sets)
 

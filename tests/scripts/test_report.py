@@ -160,7 +160,7 @@ def test_the_account_of_a_program_tells_what_it_reported(steps: int, facts: str)
         "steps": steps,
         "attempts": 1,
         "examples_per_s": None,
-        "timings": {"total_s": 75.0},
+        "timings": {"total_s": 75.0, "recoveries": []},
     }
     view = programs_run(*reported, Event(T + 75, "run_ended", 1, data=summary))
     assert facts in ending(view, "runs/train-1")

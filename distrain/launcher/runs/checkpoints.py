@@ -93,7 +93,8 @@ def copy(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         DistrainError: it cannot be written.
     """
-    final, hidden = folder / checkpoint.name, folder / f".{checkpoint.name}.{os.urandom(4).hex()}"
+    final, mark = folder / checkpoint.name, os.urandom(4).hex()
+    hidden, gone = folder / f".{checkpoint.name}.{mark}", folder / f".gone-{checkpoint.name}.{mark}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         hidden.mkdir(mode=0o700)
@@ -102,11 +103,13 @@ def copy(checkpoint: Checkpoint, folder: Path) -> None:
                 shutil.copyfile(file, hidden / file.name)
                 (hidden / file.name).chmod(0o600)
                 _sync(hidden / file.name)
-            shutil.rmtree(final, ignore_errors=True)
+            if final.exists():  # never without either
+                os.rename(final, gone)
             os.rename(hidden, final)
             _sync(folder)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(gone, ignore_errors=True)
     except OSError as error:
         raise DistrainError(
             f"the checkpoint {checkpoint.path} cannot be copied to {folder}: {error.strerror or error}; "

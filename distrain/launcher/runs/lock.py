@@ -28,14 +28,15 @@ _WRITTEN_WITHIN_S = 1.0
 
 @dataclass(frozen=True)
 class Launcher:
-    """The process that runs a run, on the machine of that name."""
+    """The process that runs a run, on the machine of that name. `numbering`: where its number means that process."""
 
     pid: int
     machine: str
+    numbering: str
 
     @property
     def is_here(self) -> bool:
-        return self.machine == os.uname().nodename
+        return self.numbering == numbering()
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def held(rundir: RunDir) -> Iterator[None]:
                 f"or end it first with `distrain stop {rundir.name}`"
             )
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n{os.uname().nodename}\n".encode(), 0)
+        os.pwrite(fd, f"{os.getpid()}\n{os.uname().nodename}\n{numbering()}\n".encode(), 0)
         yield
     finally:
         os.close(fd)
@@ -100,8 +101,8 @@ def launcher_of(rundir: RunDir) -> Launcher | None:
             words = os.pread(fd, 1024, 0).decode(errors="replace").split()
         finally:
             os.close(fd)
-        if len(words) == 2 and words[0].isdecimal():
-            return Launcher(int(words[0]), words[1])
+        if len(words) == 3 and words[0].isdecimal():
+            return Launcher(int(words[0]), words[1], words[2])
         if time.monotonic() >= deadline:
             return None
         time.sleep(_LOOK_EVERY_S)  # it has the lock, and is about to write
@@ -117,7 +118,7 @@ def send_signal(rundir: RunDir, number: signal.Signals) -> bool:
     if launcher is None:
         return False
     if not launcher.is_here:
-        raise UsageError(f"{rundir.name} is run from {launcher.machine}; stop it there")
+        raise UsageError(f"{rundir.name} is run from {launcher.machine}, or from a container there; stop it there")
     try:
         process = os.pidfd_open(launcher.pid)
     except ProcessLookupError:
@@ -134,6 +135,16 @@ def send_signal(rundir: RunDir, number: signal.Signals) -> bool:
     finally:
         os.close(process)
     return True
+
+
+def numbering() -> str:
+    """Names the processes that have numbers of their own here: those of a machine since it was started, or of one of
+    its containers, which may bear the machine's name.
+    """
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return os.uname().nodename
 
 
 def _opened(path: Path) -> int:
