@@ -77,9 +77,6 @@ class Artifact:
             os.close(self.files.popleft().fd)
 
 
-_HOW_TO_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
 def _listed(full: str) -> list[str]:
     """The regular files of an artifact: their paths within it, "" for the artifact itself. The rest is left out.
 

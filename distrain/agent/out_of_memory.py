@@ -92,7 +92,11 @@ class KernelsWord:
         self._explained: dict[str, int] = {}
 
     def account(self, pid: int) -> Account | None:
-        """To be kept from the start of the process `pid`: where a dead one was is no longer told."""
+        """To be kept from the start of the process `pid`: where a dead one was is no longer told. What the log has said
+        by now was of another of that number.
+        """
+        self._read_log()
+        self._named.pop(pid, None)
         with contextlib.suppress(OSError, ValueError):
             path = counting_file(_text(f"/proc/{pid}/cgroup"), _text("/proc/self/mountinfo"))
             count = None if path is None else kills_counted(_text(path))

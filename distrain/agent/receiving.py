@@ -1,6 +1,7 @@
 """What the launcher sends into the run's folder, such as a checkpoint to go on from: there whole, or not at all.
 
-Everything is written under a hidden name and renamed. A part is written at once, so its size costs no memory.
+Everything is written under a hidden name and renamed. A part is written at once, so its size costs no memory. Of the
+checkpoints that come, only the last one stays: those that a task writes are the task's to remove.
 """
 
 from __future__ import annotations
@@ -8,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable
 
 from distrain.agent.folder import remove
 from distrain.wire import FileKept, FilePart, Message, Pong, WireError
+
+_CHECKPOINT = re.compile(r"checkpoints/step-\d+")
 
 
 class Receiving:
@@ -27,6 +31,8 @@ class Receiving:
         self._hidden = ""
         self._fd = -1
         self._error: str | None = None
+        self._checkpoints: dict[str, tuple[int, int]] = {}
+        """Those that have come: path, and what tells it from another one that takes its place."""
 
     def take(self, part: FilePart) -> None:
         """The next part.
@@ -52,6 +58,8 @@ class Receiving:
             self._emit(FileKept(part.artifact, self._error))
             if self._error is None:
                 self._came(part.artifact)
+                if self._root is not None and _CHECKPOINT.fullmatch(part.artifact):
+                    self._thin_out(os.path.join(self._root, part.artifact))
 
     def _write(self, part: FilePart) -> None:
         if self._root is None:
@@ -72,6 +80,18 @@ class Receiving:
         if part.ends:
             _put_in_place(self._hidden, final)
             self._hidden = ""
+
+    def _thin_out(self, newest: str) -> None:
+        """Remove the checkpoints that came before `newest`, but for those in whose place a task has put its own."""
+        for path, identity in list(self._checkpoints.items()):
+            with contextlib.suppress(OSError):
+                if path != newest and _identity(path) == identity:
+                    gone = _hidden_beside(path)
+                    os.rename(path, gone)
+                    _discard(gone)
+            del self._checkpoints[path]
+        with contextlib.suppress(OSError):
+            self._checkpoints[newest] = _identity(newest)
 
     def _place(self, folder: str, path: str) -> str:
         """`path` in `folder`.
@@ -123,6 +143,12 @@ def _put_in_place(hidden: str, final: str) -> None:
 def _hidden_beside(final: str) -> str:
     folder, name = os.path.split(final)
     return os.path.join(folder, f".{name}.{os.urandom(4).hex()}")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """The same for as long as nothing else has its name, and nothing in it another."""
+    status = os.lstat(path)
+    return status.st_ino, status.st_ctime_ns
 
 
 def _discard(path: str) -> None:

@@ -82,7 +82,7 @@ class Shipping:
         self._send(message)
         if isinstance(message, TaskEvent) and message.kind in _ANNOUNCING and not self._stopped:
             path = message.data.get("path")
-            if isinstance(path, str):
+            if isinstance(path, str) and not os.path.isabs(path):  # that is a place of the user's, which stays there
                 self._announced.add(os.path.normpath(path))
                 self._waiting.append(os.path.normpath(path))
 

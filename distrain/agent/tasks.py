@@ -20,7 +20,7 @@ from distrain.agent.processes import Process
 from distrain.agent.streams import Pipe
 from distrain.agent.task import State, Task, refusal
 from distrain.agent.warm import Forked, NotForked, Preloaded, Request
-from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent, TaskStacks, TaskUsage
+from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent, TaskUsage
 
 _LOOK_AGAIN_S = (0.02, 0.5)
 _USAGE_INTERVAL_S = 1.0
@@ -93,13 +93,10 @@ class Tasks:
         return [task for task in running if not names or task.name in names]
 
     def ask_for_stacks(self, names: tuple[str, ...]) -> None:
-        """Have each tell where its threads are, and answer for those that are not there."""
+        """Have each tell where its threads are, if it is there."""
         for name in names:
-            task = self._tasks.get(name)
-            if task is None:
-                self._emit(TaskStacks(name, 0))
-            else:
-                task.ask_for_stacks(time.monotonic())
+            if name in self._tasks:
+                self._tasks[name].ask_for_stacks(time.monotonic())
 
     def end(self, grace_s: float, reason: str, *, at_least: bool = False) -> None:
         """Stop all tasks, and start no other. `at_least`: those that are being stopped have so long, too."""
@@ -253,13 +250,22 @@ class Tasks:
             self._end_preload(preloaded, self._refusing)
 
     def _end_preload(self, preloaded: Preloaded, reason: str | None = None) -> None:
-        """It has failed, or `reason` says why it is ended: its requests end, with what it printed before them."""
+        """It has failed, or `reason` says why it is ended: its requests end, with what it printed before them. One that
+        had forked a task, and so was of use, leaves them to another one.
+        """
         preloaded.pipe.drain()
         open_requests = preloaded.close(reason)
-        for answer in open_requests:
-            self._forked(answer)
-        if reason is None and not open_requests and self._refusing is None:
+        to_another = preloaded.has_forked and reason is None and self._refusing is None
+        if reason is None and self._refusing is None and (to_another or not open_requests):
             self._emit(AgentNote("error", f"the process that imports TensorFlow is gone: {preloaded.failed}"))
+        for answer in open_requests:
+            task = self._tasks[answer.key]
+            # A child of which it could not tell any more may be there: then it is too late.
+            if to_another and task.kill_at is None and not self._members()[task.name]:
+                self._start_warm(task)
+            else:
+                self._forked(answer)
+        self._forget_cleared()
 
     # ---- ending
 

@@ -64,6 +64,7 @@ class Preloaded:
     is_open: bool = field(default=True, init=False)
     ready: bool = field(default=False, init=False)
     failed: str | None = field(default=None, init=False)
+    has_forked: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         """Start it.
@@ -182,6 +183,7 @@ class Preloaded:
         else:
             self._asked.remove(answer["task"])
             if "pid" in answer:
+                self.has_forked = True
                 yield Forked(answer["task"], answer["pid"])
             else:
                 yield NotForked(answer["task"], str(answer["error"]))

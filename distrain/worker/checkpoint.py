@@ -34,7 +34,9 @@ STATE_FILE = "state.npz"
 ABOUT_FILE = "checkpoint.json"
 
 _NAME = re.compile(r"step-\d{8,}")
-_HIDDEN = re.compile(r"\.(gone-)?step-\d{8,}\.\d+")
+# Who brings one, be it the chief, an agent or the launcher, calls it `.step-00000200.<hex>` until it is whole. One that
+# is replaced or removed is called so too, or with `.gone-` in front or `.old` at the end, until nothing of it is left.
+_HIDDEN = re.compile(r"\.(gone-)?step-\d{8,}\.[0-9a-f]+(\.old)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,53 +83,68 @@ class Checkpoints:
         self._keep_best = keep_best
         self._given_up = {path.name for path in self.all() if _step(path) > first_step}
         self._scores = {path.name: _score(path) for path in self.all()}
-        self._leftovers = [path for path in _entries(folder) if _HIDDEN.fullmatch(path.name)]
+        # What is hidden now was left by somebody who was killed: nobody brings anything once tasks have started.
+        self._hidden = [path for path in _entries(folder) if _HIDDEN.fullmatch(path.name) and path.is_dir()]
 
     def write(self, snapshot: Snapshot) -> Path:
-        """Make `snapshot` one of them, and remove those whose time is over.
+        """Make `snapshot` one of them, in place of another of its step. `prune` is to follow.
 
         Raises:
-            OSError: it cannot be written; nothing of it is left, and nothing else is removed.
+            OSError: it cannot be written; nothing of it is left, and no other is removed.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        while self._leftovers:  # of an attempt that was killed
-            shutil.rmtree(self._leftovers.pop(), ignore_errors=True)
+        for path in self._hidden:
+            shutil.rmtree(path, ignore_errors=True)
+        self._hidden = [path for path in self._hidden if path.exists()]
         final = self._folder / f"step-{snapshot.step:08d}"
-        hidden = self._folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(hidden, ignore_errors=True)
+        hidden = self._folder / f".{final.name}.{_mark()}"
         hidden.mkdir(mode=0o700)
         try:
             _write(hidden, snapshot)
-            _remove(final)
+            if final.exists():  # to remove it takes long: not before the other one is there
+                self._hide(final)
             os.rename(hidden, final)
             _sync_folder(self._folder)
         finally:
             shutil.rmtree(hidden, ignore_errors=True)
         self._given_up.discard(final.name)
         self._scores[final.name] = snapshot.about["score"]
-        self._prune()
         return final
 
     def all(self) -> list[Path]:
         """Those that are there, oldest first."""
         return sorted((path for path in _entries(self._folder) if _NAME.fullmatch(path.name)), key=_step)
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Remove those whose time is over.
+
+        Raises:
+            OSError: one cannot be removed. It is tried again the next time.
+        """
         there = [path for path in self.all() if path.name not in self._given_up]
         scored = [path for path in there if self._scores.get(path.name) is not None]
         best = sorted(scored, key=lambda path: (self._scores[path.name], -_step(path)))[: self._keep_best]
         kept = {*there[-self._keep :], *best}
         for path in self.all():
             if path not in kept:
-                _remove(path)
+                self._hide(path)
         self._given_up.clear()
+        for path in list(self._hidden):
+            shutil.rmtree(path)
+            self._hidden.remove(path)
+
+    def _hide(self, path: Path) -> None:
+        """So that it is never seen in part while it is removed."""
+        gone = path.with_name(f".gone-{path.name}.{_mark()}")
+        os.rename(path, gone)
+        self._hidden.append(gone)
 
 
 class Writer:
     """Writes snapshots while training goes on: one at a time, and of those that wait the newest.
 
     One that cannot be written is told as a warning. With `finite_only`, one whose weights are not finite is not kept,
-    for nothing good would come of it; `poisoned_step` is then its step.
+    for nothing good would come of it; `poisoned_step` is then the step of the first such (0: there was none).
     """
 
     def __init__(self, checkpoints: Checkpoints, run_dir: Path, events: Events, *, finite_only: bool) -> None:
@@ -139,7 +156,7 @@ class Writer:
         self._waiting: Snapshot | None = None
         self._busy = False
         self._error: Exception | None = None
-        self.poisoned_step: int | None = None
+        self.poisoned_step = 0
         self._thread: threading.Thread | None = None
 
     def submit(self, snapshot: Snapshot) -> None:
@@ -173,19 +190,23 @@ class Writer:
             except Exception as raised:  # noqa: BLE001 - an error of ours: the training's own thread raises it
                 error = raised
             with self._changed:
-                self._busy, self._error = False, error
+                self._busy, self._error = False, self._error or error
                 self._changed.notify_all()
 
     def _write(self, snapshot: Snapshot) -> None:
         step, started = snapshot.step, time.monotonic()
         if self._finite_only and not snapshot.finite:
-            self.poisoned_step = step
+            self.poisoned_step = self.poisoned_step or step
             return
         try:
             path = self._checkpoints.write(snapshot)
         except OSError as error:  # a full disk, say: the training is worth more than its checkpoint
             self._warn(f"the checkpoint of step {step} could not be written, and training goes on: {error}")
             return
+        try:
+            self._checkpoints.prune()
+        except OSError as error:
+            self._warn(f"a checkpoint whose time is over could not be removed, and takes its space: {error}")
         self._events.send(
             "checkpoint",
             path=str(path.relative_to(self._run_dir) if path.is_relative_to(self._run_dir) else path),
@@ -256,13 +277,9 @@ def _score(folder: Path) -> float | None:
     return score if isinstance(score, float) and math.isfinite(score) else None
 
 
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint such that it is never seen in part."""
-    if not folder.exists():
-        return
-    gone = folder.with_name(f".gone-{folder.name}.{os.getpid()}")
-    os.rename(folder, gone)
-    shutil.rmtree(gone)
+def _mark() -> str:
+    """What tells a hidden name from any other."""
+    return os.urandom(4).hex()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -96,7 +96,7 @@ class Loop:
         self._stop = False
         self._wanted = False
         model.stop_training = False
-        self._states = CallbackStates(callbacks)
+        self._states = CallbackStates(callbacks, events.note)
         self._callbacks = keras.callbacks.CallbackList(
             list(callbacks.values()),
             add_history=False,
@@ -205,6 +205,7 @@ class Loop:
         self._stop = self._agree(self._model.stop_training)
         if self._stop:
             return
+        self._look_for_poison()
         if self._agree(self._vitals.asked_to_leave):
             self._leave(epoch)
         self._wanted = True
@@ -221,16 +222,19 @@ class Loop:
     def _wants_stop(self) -> bool:
         # A checkpoint needs all that is under way to be done, too.
         due = self._writer is not None and self._turns.due_by_time()
-        return bool(self._model.stop_training) or self._vitals.asked_to_leave or due
+        return bool(self._model.stop_training) or self._vitals.asked_to_leave or due or self._poisoned_step > 0
 
     def _agree(self, wants: bool) -> bool:
+        """Whether any task wants it."""
+        return self._sum(int(bool(wants))) > 0
+
+    def _sum(self, wish: int) -> int:
         with self._vitals.within("step"):
-            return self._strategy.agree(wants)
+            return self._strategy.agree(wish)
 
     def _leave(self, epoch: int) -> None:
         if self._assignment.job["checkpoint"]:
             self._save(epoch)
-        self._events.phase("saving")
         self._wait_for_writer()
         raise Preempted(self._step)
 
@@ -269,13 +273,18 @@ class Loop:
             self._wait_for_writer()
             step = self._step + first + 1
             raise NotFinite(step, f"the loss of step {step} is {float(call.losses[first])}")
-        self._look_for_poison()
 
     def _look_for_poison(self) -> None:
-        """Layers can make a number of what is none: the loss need not tell."""
-        step = self._writer.poisoned_step if self._writer is not None else None
-        if step is not None:
+        """Layers can make a number of what is none: the loss need not tell. Called by all tasks at the same point, as
+        the chief alone, who writes, sees it.
+        """
+        if self._looks_for_nan and self._assignment.job["checkpoint"] and (step := self._sum(self._poisoned_step)):
             raise NotFinite(step, f"a weight is not finite after step {step}")
+
+    @property
+    def _poisoned_step(self) -> int:
+        """After which step the writer found a weight that is not finite; 0: none that this task knows of."""
+        return self._writer.poisoned_step if self._writer is not None else 0
 
     def _tell_metrics(self, epoch: int, split: str, metrics: Mapping[str, Any], interval_s: float = 0.0) -> None:
         if self._assignment.chief:
@@ -324,6 +333,9 @@ class Loop:
         self._writer.submit(Snapshot(about, arrays | of_callbacks, time.monotonic() - started))
 
     def _wait_for_writer(self) -> None:
+        """Until what this task was to save is on the disk. Others will soon wait for it."""
+        if self._assignment.job["checkpoint"]:
+            self._events.phase("saving")
         if self._writer is not None:
             self._writer.wait()
 

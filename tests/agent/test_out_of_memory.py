@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,27 @@ def test_a_counted_kill_explains_one_death(tmp_path: Path, monkeypatch: pytest.M
     assert word.why(11, account) is None
     counter.unlink()
     assert word.why(12, account) is None
+
+
+def test_what_the_log_said_before_a_task_began_is_of_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, writer = os.pipe2(os.O_NONBLOCK)  # gives what is new, as the log does
+    monkeypatch.setattr(out_of_memory, "_open_log", lambda: log)
+    word = KernelsWord()
+    gone = subprocess.Popen(["true"])
+    for pid in (gone.pid, 627):
+        os.write(writer, IN_GROUP.replace("627", str(pid)).encode())
+        assert word.why(1, None) is None
+    word.account(gone.pid)
+    assert word.why(gone.pid, None) is None, "it is told of before its number was this task's"
+    os.write(writer, IN_GROUP.replace("627", str(gone.pid)).encode())
+    assert word.why(1, None) is None
+    assert "out of memory" in str(word.why(gone.pid, None))
+    assert "out of memory" in str(word.why(627, None)), "and of others it is still known"
+    gone.wait()
+    os.close(writer)
+    os.close(log)
 
 
 @pytest.fixture

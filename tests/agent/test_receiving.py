@@ -143,6 +143,33 @@ def test_what_came_from_the_launcher_does_not_go_back(far: Host) -> None:
     assert isinstance(far.heard[-1], TaskCleared)
 
 
+def test_of_the_checkpoints_that_come_the_last_one_stays(far: Host) -> None:
+    for step in ("1", "2", "3", "2"):
+        assert send(far, f"checkpoints/step-{step}", {"state.npz": step.encode()}).error is None
+        assert found(run(far)) == {f"checkpoints/step-{step}/state.npz": step.encode()}
+        assert os.listdir(run(far) / "checkpoints") == [f"step-{step}"]
+    assert send(far, "checkpoints/notes", {"": b"kept"}).error is None
+    assert sorted(os.listdir(run(far) / "checkpoints")) == ["notes", "step-2"]
+
+
+def test_a_checkpoint_that_a_task_has_written_stays(far: Host) -> None:
+    """Also one that it has put in the place of one that came."""
+    for step in ("1", "2"):
+        assert send(far, f"checkpoints/step-{step}", {"state.npz": b"sent"}).error is None
+    far.run(
+        "import os\n"
+        "for step in (2, 3):\n"
+        "    os.mkdir('.new'); open('.new/state.npz', 'w').write('own')\n"
+        "    if step == 2: os.rename('checkpoints/step-2', '.gone')\n"
+        "    os.rename('.new', f'checkpoints/step-{step}')\n",
+        cwd=str(run(far)),
+    )
+    far.cleared()
+    assert send(far, "checkpoints/step-4", {"state.npz": b"sent"}).error is None
+    there = found(run(far) / "checkpoints")
+    assert there == {"step-2/state.npz": b"own", "step-3/state.npz": b"own", "step-4/state.npz": b"sent"}
+
+
 def test_without_a_folder_of_its_own_the_host_keeps_nothing(host: Host) -> None:
     kept = send(host, "checkpoints/step-1", CHECKPOINT)
     assert "run directory itself" in str(kept.error)

@@ -55,8 +55,8 @@ def test_who_cannot_tell_is_answered_for_and_goes_on(host: Host) -> None:
     up(host, "print('up', flush=True); import time; time.sleep(600)", "worker:0")
     host.start(["sh", "-c", "echo >&4; echo up; sleep 600; true"], task="worker:1")
     host.until_output(b"up", "worker:1")
-    told = ask(host, "worker:0", "worker:1", "worker:7")
-    assert {(each.task, each.data) for each in told} == {("worker:0", b""), ("worker:1", b""), ("worker:7", b"")}
+    told = ask(host, "worker:0", "worker:1")
+    assert {(each.task, each.data) for each in told} == {("worker:0", b""), ("worker:1", b"")}
     host.link.send(StopTasks((), 10.0))
     assert host.exited("worker:0").signal == signal.SIGTERM
     assert host.exited("worker:1").signal == signal.SIGTERM
@@ -68,6 +68,15 @@ def test_a_stopped_task_is_told_to_be_so_and_tells_its_stacks_all_the_same(host:
     host.until(lambda: host.all(TaskUsage) and host.all(TaskUsage)[-1].stopped, "that it is stopped")
     assert b"in nap" in ask(host, "worker:0")[0].data
     host.until(lambda: not host.all(TaskUsage)[-1].stopped, "that it runs")
+
+
+def test_nothing_is_told_of_a_task_that_is_not_there(host: Host) -> None:
+    up(host, NAPS, "worker:1")
+    host.link.send(DumpStacks(("worker:7", "worker:1")))
+    host.wait_for(TaskStacks, task="worker:1")
+    host.link.send(Ping(1))
+    host.wait_for(Pong)
+    assert [told.task for told in host.all(TaskStacks)] == ["worker:1"]
 
 
 def test_a_deaf_task_keeps_nobody_waiting(host: Host) -> None:

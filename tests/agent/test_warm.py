@@ -14,7 +14,7 @@ from agent.driver import Host
 from process_table import wait_until
 
 from distrain.launcher.hosts.bundle import make_bundle
-from distrain.wire import AgentNote, Preload, StopTasks, TaskCleared, TaskEvent, TaskStarted
+from distrain.wire import AgentNote, Ping, Pong, Preload, StopTasks, TaskCleared, TaskEvent, TaskStarted
 
 pytestmark = pytest.mark.processes
 
@@ -195,6 +195,34 @@ def test_a_killed_preload_process_costs_no_running_task_and_is_replaced(warm: Wa
     warm.start("print('again')", "worker:1")
     assert warm.host.exited("worker:1").exit_code == 0
     os.kill(_pid(warm.host), 0)
+
+
+def test_what_a_killed_preload_process_was_asked_for_is_done_by_another(warm: WarmHost) -> None:
+    warm.preload()
+    warm.start("pass")
+    warm.host.cleared()
+    preload = warm.preload_pid
+    os.kill(preload, signal.SIGSTOP)
+    for task in ("worker:1", "worker:2"):
+        warm.start("print('again')", task)
+    warm.host.link.send(StopTasks(("worker:2",), 600.0))
+    warm.host.link.send(Ping(1))
+    warm.host.wait_for(Pong)
+    os.kill(preload, signal.SIGKILL)
+    assert warm.host.exited("worker:1").exit_code == 0
+    assert b"again" in warm.host.output("worker:1")
+    assert warm.host.exited("worker:2").exit_code == 125, "it was to be stopped anyway"
+    assert "was killed by SIGKILL" in warm.host.wait_for(AgentNote, level="error").message
+
+
+def test_a_preload_process_that_never_forked_is_not_tried_again(warm: WarmHost) -> None:
+    """Whatever it dies of may be what it is asked for."""
+    warm.wait_at_the_gate()
+    warm.preload()
+    warm.start(UP)
+    warm.host.until_output(b"importing")
+    os.kill(warm.preload_pid, signal.SIGKILL)
+    assert warm.host.exited().exit_code == 125
 
 
 def test_a_preload_process_that_hangs_does_not_hold_up_a_stop(warm: WarmHost) -> None:

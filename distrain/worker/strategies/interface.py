@@ -80,8 +80,8 @@ class Strategy(Protocol):
     def evaluate(self) -> Mapping[str, Any]:
         """Metrics over every validation example, each seen exactly once."""
 
-    def agree(self, wants_stop: bool) -> bool:
-        """Whether any task wants to stop."""
+    def agree(self, wish: int) -> int:
+        """The sum of all tasks' wishes: 0 if there is none; the wish itself if one task alone can have it."""
 
     def finish(self) -> None:
         """Wait until no other task needs this one. Called last, by all tasks that train."""

@@ -160,8 +160,8 @@ class ParameterServer:
         with _named():
             return self._metrics.results(self._evaluation())
 
-    def agree(self, wants_stop: bool) -> bool:
-        return wants_stop
+    def agree(self, wish: int) -> int:
+        return wish
 
     def finish(self) -> None:
         """Nobody waits for the chief: workers and parameter servers run until they are stopped."""

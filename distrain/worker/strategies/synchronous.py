@@ -113,16 +113,16 @@ class Synchronous:
         self._metrics.reset()
         return self._metrics.results(self._evaluation().sum(axis=0))
 
-    def agree(self, wants_stop: bool) -> bool:
+    def agree(self, wish: int) -> int:
         if self._share.workers == 1:
-            return wants_stop
-        return bool(self._sum(tf.constant([float(wants_stop)], tf.float64)).numpy()[0])
+            return wish
+        return round(self._sum(tf.constant([float(wish)], tf.float64)).numpy()[0])
 
     def finish(self) -> None:
         # The others wait here for the chief, which comes when it has saved: a worker that has gone, and be it with
         # success, breaks the collectives of the rest. The first to leave may do that too, but then all have arrived.
         with contextlib.suppress(tf.errors.OpError):
-            self.agree(False)
+            self.agree(0)
 
     # ---- in the graph
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,11 @@ class Heard(Events):
 
 def snapshot(step: int, score: float | None = None, value: float = 1.0, size: int = 10) -> Snapshot:
     return Snapshot({"step": step, "score": score}, {"model/0": np.full(size, value, np.float32)}, 0.0)
+
+
+def add(checkpoints: Checkpoints, step: int, score: float | None = None) -> None:
+    checkpoints.write(snapshot(step, score))
+    checkpoints.prune()
 
 
 def names(folder: Path) -> list[int]:
@@ -83,33 +89,83 @@ def test_the_newest_and_the_best_stay(folder: Path) -> None:
     scores = {1: 0.5, 2: 0.1, 3: None, 4: 0.3, 5: 0.1, 6: 0.4, 7: None}
     checkpoints = Checkpoints(folder, keep=2, keep_best=2)
     for step, score in scores.items():
-        checkpoints.write(snapshot(step, score))
+        add(checkpoints, step, score)
     assert names(folder) == [2, 5, 6, 7], "of equally good ones, the later is the better"
     again = Checkpoints(folder, keep=2, keep_best=2, first_step=7)
-    again.write(snapshot(8, 0.05))
+    add(again, 8, 0.05)
     assert names(folder) == [5, 7, 8], "8 is both"
 
 
 def test_those_beyond_the_place_to_go_on_from_go_with_the_first_new_one(folder: Path) -> None:
     before = Checkpoints(folder, keep=3, keep_best=1)
     for step in (10, 20, 30):
-        before.write(snapshot(step, 1 / step))
+        add(before, step, 1 / step)
     (folder / "step-00000030" / "checkpoint.json").write_text("damaged")
     after = Checkpoints(folder, keep=3, keep_best=1, first_step=20)
     assert names(folder) == [10, 20, 30]
-    after.write(snapshot(25))
+    add(after, 25)
     assert names(folder) == [10, 20, 25]
-    after.write(snapshot(30))
-    after.write(snapshot(35))
+    add(after, 30)
+    add(after, 35)
     assert names(folder) == [20, 25, 30, 35], "20 as the best"
 
 
 def test_what_a_kill_has_left_is_removed_and_nothing_else(folder: Path) -> None:
-    for name in (".step-00000009.4711", ".gone-step-00000003.4711", ".mine", "notes"):
+    """Whoever was killed: a chief that wrote, an agent or a launcher that brought one, or either as it replaced one."""
+    left = (".step-00000009.4711", ".gone-step-00000003.0b1f", ".step-00000009.01abcdef", ".step-00000009.01abcdef.old")
+    others = (".mine", ".step-00000009", ".step-9.notes", "notes")
+    for name in (*left, *others):
         (folder / name).mkdir(parents=True)
-    (folder / ".step-00000009.4711" / "state.npz").write_bytes(b"half")
-    Checkpoints(folder, 3, 0).write(snapshot(10))
-    assert sorted(os.listdir(folder)) == [".mine", "notes", "step-00000010"]
+    (folder / left[0] / "state.npz").write_bytes(b"half")
+    checkpoints = Checkpoints(folder, 3, 0)
+    (folder / ".step-00000011.89abcdef").mkdir()
+    add(checkpoints, 10)
+    assert sorted(os.listdir(folder)) == sorted([*others, ".step-00000011.89abcdef", "step-00000010"])
+
+
+def test_one_that_is_replaced_is_removed_when_the_other_is_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To remove gigabytes takes a while, in which a kill would leave neither."""
+    checkpoints = Checkpoints(folder, 1, 0)
+    add(checkpoints, 10)
+    first = (folder / "step-00000010" / "state.npz").stat().st_ino
+    rmtree, whole = shutil.rmtree, []
+
+    def watched(path: Path, **options: Any) -> None:
+        if path.exists():
+            whole.append((folder / "step-00000010" / "state.npz").stat().st_ino)
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    checkpoints.write(snapshot(10, value=2.0))
+    checkpoints.prune()
+    second = (folder / "step-00000010" / "state.npz").stat().st_ino
+    assert whole == [second]
+    assert second != first
+    assert os.listdir(folder) == ["step-00000010"]
+
+
+def test_an_old_one_that_cannot_be_removed_is_a_warning_and_is_tried_again(
+    folder: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(folder, heard, keep=1)
+    writer.submit(snapshot(1))
+    writer.wait()
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors and path.exists():
+            raise PermissionError(1, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as context:
+        context.setattr(shutil, "rmtree", refuse)
+        writer.submit(snapshot(2))
+        writer.wait()
+    assert heard.steps == [1, 2]
+    assert heard.all[-1]["kept"] == ["step-00000002"]
+    (warning,) = heard.warnings
+    assert warning.startswith("a checkpoint whose time is over could not be removed, and takes its space: ")
+    writer.submit(snapshot(3))
+    writer.wait()
+    assert os.listdir(folder) == ["step-00000003"]
 
 
 def test_a_newer_one_takes_the_place_of_one_that_waits(
@@ -156,7 +212,9 @@ def test_weights_that_are_not_finite_are_not_kept(folder: Path, heard: Heard) ->
     writer = writer_of(folder, heard)
     writer.submit(snapshot(1, value=float("nan")))
     writer.wait()
-    assert (writer.poisoned_step, heard.steps) == (1, [])
+    writer.submit(snapshot(2, value=float("nan")))
+    writer.wait()
+    assert (writer.poisoned_step, heard.steps) == (1, []), "the first of them"
     careless = writer_of(folder, heard, finite_only=False)
     careless.submit(snapshot(2, value=float("inf")))
     careless.wait()
@@ -174,5 +232,35 @@ def test_a_folder_outside_of_the_run_is_told_in_full(tmp_path: Path, heard: Hear
 def test_an_error_of_ours_is_not_hidden_in_the_thread(folder: Path, heard: Heard) -> None:
     writer = writer_of(folder, heard)
     writer.submit(Snapshot({"step": 1, "score": None, "odd": object()}, {}, 0.0))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        writer.wait()
+
+
+def test_an_error_of_ours_outlives_what_succeeds_after_it(
+    folder: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_of(folder, heard)
+    writing, go_on, written = threading.Event(), threading.Event(), threading.Event()
+    prune = Checkpoints.prune
+    write = Checkpoints.write
+
+    def held(self: Checkpoints, snapshot: Snapshot) -> Path:
+        writing.set()
+        assert go_on.wait(30)
+        return write(self, snapshot)
+
+    def watched(self: Checkpoints) -> None:
+        prune(self)
+        written.set()
+
+    monkeypatch.setattr(Checkpoints, "write", held)
+    monkeypatch.setattr(Checkpoints, "prune", watched)
+    writer.submit(Snapshot({"step": 1, "score": None, "odd": object()}, {}, 0.0))
+    assert writing.wait(30)
+    writer.submit(snapshot(2))
+    go_on.set()
+    assert written.wait(30)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        writer.wait()
     with pytest.raises(TypeError, match="not JSON serializable"):
         writer.wait()

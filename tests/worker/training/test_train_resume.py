@@ -308,15 +308,28 @@ def test_a_loss_that_is_not_finite_ends_training_and_can_be_left_out(start: Any,
     assert ignored.chief.of("done")[0]["steps"] == 30
 
 
-def test_weights_that_are_not_finite_end_training_though_the_loss_is(start: Any, make_job: Any) -> None:
-    """ReLU makes a number of a NaN that comes out of the first layer."""
-    spec = make_job(
-        epochs=100, callbacks=(Named("user_code:Poisons"),), checkpoint=CheckpointSpec(every_epochs=1), validation=0
-    )
-    run = start(spec)
-    wait_until(lambda: run.chief.poll() is not None, 60, run)
-    (failure,) = run.chief.of("failure")
+@pytest.mark.parametrize(
+    ("strategy", "where"),
+    [
+        ("OneDevice", {}),
+        ("MultiWorkerMirrored", {"workers": 2, "steps_per_call": 2}),
+        ("ParameterServer", {"workers": 2, "ps": 1, "steps_per_call": 2}),
+    ],
+)
+@pytest.mark.parametrize("epochs", [2, 100], ids=["at the end", "in the middle"])
+def test_weights_that_are_not_finite_end_training_though_the_loss_is(
+    strategy: str, where: dict[str, int], epochs: int, start: Any, make_job: Any
+) -> None:
+    """ReLU makes a number of a NaN that comes out of the first layer. All tasks that train say the same."""
+    poisons = (Named("user_code:Poisons"),)
+    checkpoint = CheckpointSpec(every_epochs=1)
+    run = start(make_job(strategy, epochs=epochs, callbacks=poisons, checkpoint=checkpoint, validation=0, **where))
+    train = [task for name, task in run.tasks.items() if task is run.chief or strategy != "ParameterServer"]
+    wait_until(lambda: all(task.poll() is not None for task in train), 60, run)
     steps_per_epoch = run.chief.of("started")[0]["steps_per_epoch"]
-    assert (run.chief.status, failure["why"], failure["step"]) == (1, "nan", 2 * steps_per_epoch), run.report()
-    assert failure["message"].startswith(f"a weight is not finite after step {2 * steps_per_epoch}: ")
+    for task in train:
+        (failure,) = task.of("failure")
+        assert (task.status, failure["why"], failure["step"]) == (1, "nan", 2 * steps_per_epoch), run.report()
+        assert failure["message"].startswith(f"a weight is not finite after step {2 * steps_per_epoch}: ")
+        assert not task.of("done")
     assert read(newest(run))["step"] == steps_per_epoch

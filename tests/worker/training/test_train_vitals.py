@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,9 +86,11 @@ def test_who_keeps_the_others_waiting_is_the_one_that_is_busy(changes: Any, run:
     spec = make_job("MultiWorkerMirrored", model=Named("uneven:network"), workers=2, epochs=100_000, batch_size=16)
     training = run(spec, **changes)
     quick, slow = training.tasks.values()
-    training.until(lambda: len(quick.of("progress")) > 3 and len(slow.of("progress")) > 3)
-    assert slow.of("progress")[-1]["busy_s"] >= SLOW_S
-    assert quick.of("progress")[-1]["busy_s"] < SLOW_S / 2
+    training.until(lambda: len(quick.of("progress")) > 5 and len(slow.of("progress")) > 5)
+    # On cores that others use as well, both of them take longer: what counts is how they compare.
+    quick_s, slow_s = (statistics.median(told["busy_s"] for told in task.of("progress")) for task in (quick, slow))
+    assert slow_s >= SLOW_S
+    assert slow_s > 1.5 * quick_s
     assert quick.of("progress")[-1]["step_s"] >= SLOW_S, "it has to wait"
 
 
