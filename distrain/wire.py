@@ -189,7 +189,7 @@ class StopTasks(Message):
 @dataclass(frozen=True)
 class DumpStacks(Message):
     """Have each of `tasks` tell where its threads are; one that is stopped goes on for that. Answered by a TaskStacks
-    for each, within about a second.
+    for each that is there, within about a second.
     """
 
     tasks: tuple[str, ...]

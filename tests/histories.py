@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from distrain.job.spec import RestartSpec
 from distrain.launcher.events import Event
 from distrain.launcher.supervise.actions import (
     Action,
@@ -99,3 +100,38 @@ class History:
     @property
     def over(self) -> bool:
         return any(isinstance(action, End) for _, action in self.actions)
+
+
+RESTART = RestartSpec(max=3, window_s=100.0, backoff_s=1.0)
+
+
+def workers(count: int = 2, **policy: Any) -> History:
+    tasks = (TaskState(f"worker:{index}", "local") for index in range(count))
+    return History(*tasks, chief="worker:0", **{"restart": RESTART, **policy})
+
+
+def on_hosts(*hosts: str, **policy: Any) -> History:
+    tasks = (TaskState(f"worker:{index}", host) for index, host in enumerate(hosts))
+    return History(*tasks, chief="worker:0", **{"restart": RESTART, **policy})
+
+
+def program(*names: str, **policy: Any) -> History:
+    tasks = (TaskState(name, "local", speaks=False) for name in names)
+    return History(*tasks, chief=names[0], **{"restart": RESTART, **policy})
+
+
+def parameter_server(**policy: Any) -> History:
+    return History(
+        TaskState("chief:0", "local"),
+        TaskState("worker:0", "local", serves=True),
+        TaskState("worker:1", "local", serves=True),
+        TaskState("ps:0", "local", serves=True),
+        chief="chief:0",
+        **{"restart": RESTART, **policy},
+    )
+
+
+def crashed_once(history: History, time: float, step: int | None) -> History:
+    """A worker is killed, and the next attempt is ready to train."""
+    history.killed(time, "worker:1").down(time + 0.1).chosen(time + 0.2, step).at(time + 60.0, "tick")
+    return history.ready_again(time + 61.0)

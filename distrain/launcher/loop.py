@@ -22,6 +22,7 @@ from distrain.job.masking import masked_arguments
 from distrain.launcher.attempts import Attempts
 from distrain.launcher.chaos import Chaos
 from distrain.launcher.events import Event, Sink, flaw, now
+from distrain.launcher.hosts.ages import Ages
 from distrain.launcher.outset import Outset
 from distrain.launcher.summary import Tally
 from distrain.launcher.supervise.actions import (
@@ -46,7 +47,7 @@ from distrain.launcher.supervise.state import Policy
 TICK_S = 0.1
 TAIL_BYTES = 16 * 1024
 TAIL_LINES = 20
-_UNTOLD = frozenset({"receiving", "tried", "checkpoint_sent"})
+_UNTOLD = frozenset({"receiving", "tried", "checkpoint_sending", "checkpoint_sent"})
 """Kinds that matter to what is decided, and to nobody else."""
 
 
@@ -80,7 +81,7 @@ class Loop:
         )
         self._tally = Tally(began)
         self._tails: dict[str, bytes] = {}
-        self._least_lag_s: dict[str, float] = {}
+        self._ages = Ages()
         self._over = False
         self._signals = signals
         self._selector = selectors.DefaultSelector()
@@ -186,7 +187,7 @@ class Loop:
                 if not late:
                     self._decide(Event(at, "pulse", attempt, task, host, details))
             case wire.TaskEvent(task, _, told_at, kind, details):
-                age_s = self._age_s(host, at, told_at)
+                age_s = self._ages.of(host, at, told_at)
                 extra = {"age_s": age_s, "log_tail": self._tail(task)} if kind in ("failure", "preempted") else {}
                 self._happened(Event(at, kind, attempt, task, host, details), only_decide=extra)
             case wire.TaskUsage(task, _, memory_bytes, cpu_s, stopped):
@@ -198,25 +199,17 @@ class Loop:
                 self._happened(Event(at, "stacks", attempt, task, host, self._write_stacks(task, attempt, data)))
             case wire.TaskExited(task, _, ended_at, exit_code, number, text, why):
                 name = None if number is None else _signal_name(number)
-                known = len(self.state.failures) + len(self.state.past)
+                known = len(self.state.failures) + self.state.restarted
                 ending = {"exit_code": exit_code, "signal": name, "message": text, "why": why}
                 event = Event(at, "task_exited", attempt, task, host, ending)
-                extra = {"log_tail": self._tail(task), "age_s": self._age_s(host, at, ended_at)}
+                extra = {"log_tail": self._tail(task), "age_s": self._ages.of(host, at, ended_at)}
                 actions = () if late else self._step(event, extra)
-                unchanged = len(self.state.failures) + len(self.state.past) == known
+                unchanged = len(self.state.failures) + self.state.restarted == known
                 expected = late or (unchanged and self.state.tasks[task].failure is None)
                 self._show(replace(event, data={**event.data, "expected": expected}))
                 self._carry_out(actions)
             case wire.TaskCleared(task, _):
                 self._happened(Event(at, "task_cleared", attempt, task, host))
-
-    def _age_s(self, host: str, at: float, told_at: float) -> float:
-        """How long ago something happened that was told at `told_at` by the host's clock, which may be any: the least
-        that a message of its has seemed to take is taken for none.
-        """
-        lag_s = at - told_at
-        least_s = self._least_lag_s[host] = min(lag_s, self._least_lag_s.get(host, lag_s))
-        return lag_s - least_s
 
     def _write_stacks(self, task: str, attempt: int, data: bytes) -> dict[str, Any]:
         try:
@@ -284,7 +277,7 @@ class Loop:
                 case TryTasks(tasks):
                     self._hosts.try_tasks(tasks)
                 case AskForStacks(tasks):
-                    self._hosts.send_all(wire.DumpStacks(tasks))
+                    self._hosts.ask_for_stacks(tasks)
                 case Stop(tasks, grace_s, again):
                     self._hosts.send_all(wire.StopTasks(tasks, grace_s, again))
                 case Tell(kind, task, host, data):

@@ -9,6 +9,7 @@ from typing import Any
 
 import distrain
 from distrain.launcher.events import Event
+from distrain.launcher.supervise.restarts import MOST_PAST
 from distrain.launcher.supervise.state import State
 
 
@@ -84,6 +85,7 @@ class Tally:
         self.recoveries.append(
             Recovery({**told, **figures}, data["failed_at"], step=data.get("step", 0), respawned=alone)
         )
+        del self.recoveries[:-MOST_PAST]
 
     def _starts_again(self, data: Mapping[str, Any]) -> None:
         if self.recoveries and self.recoveries[-1].respawned is None:

@@ -161,13 +161,15 @@ class Writer:
 
     def submit(self, snapshot: Snapshot) -> None:
         """Have `snapshot` written, in place of one that still waits."""
-        with self._changed:
-            self._raise_error()
-            self._waiting = snapshot
-            self._changed.notify_all()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
             self._thread.start()
+        with self._changed:
+            # One that is about to be written is not replaced.
+            self._changed.wait_for(lambda: self._waiting is None or self._busy)
+            self._raise_error()
+            self._waiting = snapshot
+            self._changed.notify_all()
 
     def wait(self) -> None:
         """Until all that was submitted is on the disk, or cannot be."""

@@ -34,12 +34,11 @@ from distrain.worker.vitals import Preempted, Vitals
 class NotFinite(Ending):
     """The loss is NaN or infinite, or a weight is, and the job says that this ends training. `step` counts from 1."""
 
-    def __init__(self, step: int, what: str) -> None:
-        super().__init__(
-            f"{what}: lower the learning rate, look at the data, or set watchdog.nan to rollback or ignore",
-            "nan",
-            step=step,
-        )
+    def __init__(self, step: int, what: str, policy: str) -> None:
+        choices = "lower the learning rate, or look at the data"
+        if policy == "stop":
+            choices = "lower the learning rate, look at the data, or set watchdog.nan to rollback or ignore"
+        super().__init__(f"{what}: {choices}", "nan", step=step)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Loop:
         self._progress_at = -math.inf
         self._epochs = training["epochs"]
         self._metrics_interval_s = 0.0 if training["steps_per_call"] else METRICS_INTERVAL_S
-        self._looks_for_nan = assignment.job["watchdog"]["nan"] != "ignore"
+        self._nan_policy = assignment.job["watchdog"]["nan"]
         self._turns = Turns(spec)
         self._writer: Writer | None = None
         if spec and assignment.chief and assignment.checkpoints:
@@ -106,6 +105,10 @@ class Loop:
             steps=order.steps_per_epoch,
             verbose=0,
         )
+
+    @property
+    def _looks_for_nan(self) -> bool:
+        return self._nan_policy != "ignore"
 
     def run(self) -> Result:
         """Train.
@@ -177,8 +180,10 @@ class Loop:
         every = self._assignment.training["validation"]
         if every and (epoch + 1) % every == 0 and self._dataset.validation is not None:
             self._events.phase("validating")
+            self._callbacks.on_test_begin()
             with self._vitals.within("step"):
                 found = self._strategy.evaluate()
+            self._callbacks.on_test_end(dict(found))
             logs.update({f"val_{name}": value for name, value in found.items()})
             self._latest["validation"] = found
             self._tell_metrics(epoch, "validation", found)
@@ -212,11 +217,15 @@ class Loop:
 
     def _calls(self, station: int) -> Iterator[Call]:
         calls = self._strategy.run(self._step, station, self._wants_stop)
+        stops = False
         while True:
+            if self._step < station and not stops:
+                self._callbacks.on_train_batch_begin(self._step % self._order.steps_per_epoch)
             with self._vitals.within("step"):
                 call = next(calls, None)
             if call is None:
                 return
+            stops = call.stop
             yield call
 
     def _wants_stop(self) -> bool:
@@ -272,14 +281,14 @@ class Loop:
             first = int(np.argmin(finite))
             self._wait_for_writer()
             step = self._step + first + 1
-            raise NotFinite(step, f"the loss of step {step} is {float(call.losses[first])}")
+            raise NotFinite(step, f"the loss of step {step} is {float(call.losses[first])}", self._nan_policy)
 
     def _look_for_poison(self) -> None:
         """Layers can make a number of what is none: the loss need not tell. Called by all tasks at the same point, as
         the chief alone, who writes, sees it.
         """
         if self._looks_for_nan and self._assignment.job["checkpoint"] and (step := self._sum(self._poisoned_step)):
-            raise NotFinite(step, f"a weight is not finite after step {step}")
+            raise NotFinite(step, f"a weight is not finite after step {step}", self._nan_policy)
 
     @property
     def _poisoned_step(self) -> int:

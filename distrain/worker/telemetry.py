@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ from distrain.worker.refusal import Ending, Refusal
 PROGRESS_INTERVAL_S = 0.25
 METRICS_INTERVAL_S = 0.1
 
+_IN_A_LAYER = "Exception encountered when calling "
+_STYLE = re.compile(r"\x1b\[\d*m")
 _OWN_CODE = str(Path(__file__).parent.parent) + os.sep
 _NOT_THE_USERS = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}", "<", "__autograph_generated_file")
 
@@ -110,10 +113,13 @@ class Events:
 def headline(error: BaseException) -> str:
     """The one line of `error` that says most: `ValueError: no such thing`.
 
-    An error inside a TensorFlow graph opens with words that fit any, and says what happened below its stack.
+    An error inside a TensorFlow graph opens with words that fit any, and says what happened below its stack. So does
+    one in a layer of Keras's, which says it in bold.
     """
     lines = "".join(traceback.format_exception_only(error)).splitlines()
     first, *others = [line for line in lines if line.strip() and not line.startswith((" ", "\t"))] or lines
+    if _IN_A_LAYER in first and others:
+        return f"{first} {_STYLE.sub('', others[0])}"
     if not first.endswith("Graph execution error:"):
         return first.removeprefix(f"{type(error).__module__}.")
     telling = (line for line in others if not line.startswith(("Detected at node", "<stack traces")))

@@ -18,7 +18,7 @@ from distrain.worker.feed import Order, Pipeline, shapes
 from distrain.worker.loop import Loop, NotFinite, Result
 from distrain.worker.models import build_model
 from distrain.worker.recipe import compile_model
-from distrain.worker.refusal import Refusal
+from distrain.worker.refusal import Ending, Refusal
 from distrain.worker.runtime import configure
 from distrain.worker.step import build
 from distrain.worker.strategies.interface import Plan, Strategy
@@ -37,7 +37,7 @@ def train(
     Raises:
         Refusal: the job is at fault.
         Preempted: somebody asked to leave, and what a restart needs is on the disk.
-        Ending: the loss is not finite, or the checkpoint to go on from is damaged.
+        Ending: the loss is not finite, the checkpoint to go on from is damaged, or the model cannot be written.
     """
     training = assignment.training
     configure(assignment)
@@ -58,14 +58,17 @@ def train(
         result = train_model(assignment, events, vitals, strategy, model, dataset, order, callbacks, saved)
     except Preempted as preempted:
         strategy.finish()
-        events.send("preempted", step=preempted.step)
+        events.send("preempted", step=preempted.step, asked=vitals.asked_to_leave)
         raise
     except NotFinite:
         strategy.finish()  # until the chief's checkpoints are on the disk: the first to go may take it along
         raise
     if assignment.chief:
         events.phase("saving")
-        events.send("model", path=save_model(model, assignment.run_dir))
+        try:
+            events.send("model", path=save_model(model, assignment.run_dir))
+        except OSError as error:
+            raise Ending(f"{error}; mend that, and go on with `distrain run --resume last`", "file") from error
         events.send(
             "done",
             epochs=result.epochs,

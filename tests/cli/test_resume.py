@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -48,6 +49,15 @@ def state(run_dir: Path) -> bytes:
     return (run_dir / "checkpoints" / f"step-{EPOCHS * STEPS_PER_EPOCH:08d}" / "state.npz").read_bytes()
 
 
+def nobody_holds(lock: Path) -> bool:
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def test_a_killed_launcher_costs_nothing_but_time(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(SLOW)
     (tmp_path / "job.yaml").write_text(
@@ -68,6 +78,7 @@ def test_a_killed_launcher_costs_nothing_but_time(tmp_path: Path) -> None:
     again = distrain(tmp_path, "run", "--resume", killed, "--dry-run", "--set", "dataset.batch_size=32")
     assert again.returncode == 2
     assert "dataset.batch_size differs, and steps are counted in batches of one size" in again.stderr
+    wait_until(lambda: nobody_holds(run / ".agents"), WAIT_S, "the end of the killed launcher's task")
     kept = steps(run)
     with (run / "checkpoints" / f"step-{kept[-1]:08d}" / "state.npz").open("r+b") as newest:
         newest.write(b"damage")

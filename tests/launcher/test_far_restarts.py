@@ -111,7 +111,45 @@ def test_a_silent_host_is_given_up_and_taken_back_when_it_returns(far_toys: Any,
     }
     assert "going on without two: 2 tasks on 2 hosts" in run.text
     assert "every host is back: 3 tasks on 3 hosts" in run.text
+    assert {event["host"] for event in run.events if event["kind"] == "host_lost"} == {"two"}
     assert undocumented(run.events) == []
+    assert run.none_left() < 10
+
+
+def test_the_only_host_that_is_left_may_be_lost_too(far_toys: Any, tmp_path: Path) -> None:
+    env = {"TOY": "ready,step=15,checkpoint=10,wait", "TOY_AGAIN": f"ready,step=12,after={tmp_path}/go,step=20,done"}
+    run = far_toys(["one", "two"], cluster={"contact_timeout_s": 2}, elastic={"min_workers": 1}, env=env)
+    run.wait_for("checkpoint")
+    until_received(run, "step-00000010")
+    (tmp_path / "two.gone").touch()
+    os.kill(agent_on(run, "two"), signal.SIGKILL)
+    run.wait_for("attempt_started", 2)
+    wait_until(lambda: any(e["kind"] == "progress" and e["attempt"] == 2 for e in run.events), 30)
+    os.kill(agent_on(run, "one"), signal.SIGKILL)
+    run.wait_for("attempt_started", 3)
+    (tmp_path / "go").touch()
+    assert run.wait() == 0, run.text
+    assert starts(run) == [0, 10, 10]
+    assert "Traceback" not in run.text
+    assert run.none_left() < 10
+
+
+def test_a_hang_on_two_hosts_costs_neither_and_tells_where_both_are(far_toys: Any) -> None:
+    run = far_toys(
+        ["one", "two"],
+        watchdog={"step_timeout_s": 2},
+        env={"TOY": "ready,alive=step,step=15,checkpoint=10,wait", "TOY_AGAIN": "ready,alive=step,step=20,done"},
+    )
+    run.wait_for("checkpoint")
+    until_received(run, "step-00000010")
+    os.kill(pid(run, "worker:1"), signal.SIGSTOP)
+    assert run.wait() == 0, run.text
+    assert [failure["kind"] for failure in run.summary["failures"]] == ["hang"]
+    for index in (0, 1):
+        stacks = (run.rundir / "stacks" / "attempt-1" / f"worker-{index}.txt").read_text()
+        assert "most recent call first" in stacks
+    assert [event["host"] for event in run.events if event["kind"] == "host_lost"] == []
+    assert run.connections() == ["one", "two"]
     assert run.none_left() < 10
 
 
@@ -125,6 +163,41 @@ def test_a_host_that_does_not_come_back_is_the_failure_in_the_end(far_toys: Any,
     assert run.summary["first_failure"]["host"] == "two"
     assert "No route to host" in run.summary["first_failure"]["message"] or "two" in run.text
     assert run.none_left() < 10
+
+
+LEAVES = """\
+trap '' TERM
+mkdir -p $DISTRAIN_OUTPUT_DIR
+echo $RANK >$DISTRAIN_OUTPUT_DIR/left.txt
+if [ $RANK = 1 ]; then
+    truncate -s 128M $DISTRAIN_OUTPUT_DIR/large
+    until [ -e $SIGNS/go ]; do sleep 0.05; done
+    exit 9
+fi
+touch $SIGNS/go
+until [ -e $SIGNS/end ]; do sleep 0.05; done
+"""
+"""The one on the second host leaves more than is sent at once, and fails; the other one ends when it is let."""
+
+
+def test_ctrl_c_while_an_attempt_is_stopped_brings_home_what_the_hosts_have(tmp_path: Path) -> None:
+    restart = {"backoff_s": 0.1, "on": ["crash"]}
+    env = {"SIGNS": str(tmp_path)}
+    run = FarRun(tmp_path, ["sh", "-c", LEAVES], ["one", "two"], cluster={"workers": 2}, restart=restart, env=env)
+    try:
+        run.wait_for("task_cleared")
+        os.kill(run.launcher.pid, signal.SIGINT)
+        wait_until(lambda: "press Ctrl-C again" in run.text, 30)
+        (tmp_path / "end").touch()
+        assert run.wait() == 130, run.text
+        assert (run.rundir / "output" / "left.txt").read_text() == "0\n"
+        assert (run.rundir / "from" / "two" / "output" / "left.txt").read_text() == "1\n"
+        assert (run.rundir / "from" / "two" / "output" / "large").stat().st_size == 128 << 20
+        cleared = [event["host"] for event in run.events if event["kind"] == "task_cleared"]
+        assert cleared[0] == "two", "which had been told that there would be another attempt"
+        assert run.none_left() < 10
+    finally:
+        run.close()
 
 
 def test_ctrl_c_between_attempts_brings_home_what_the_hosts_have(far_toys: Any) -> None:

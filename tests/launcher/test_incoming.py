@@ -108,8 +108,9 @@ def test_those_that_the_chief_keeps_are_kept(chief: Incoming, tmp_path: Path) ->
     for step in (100, 200, 99999999, 100000000):
         checkpoint(chief, step)
     send(chief, "checkpoints/notes", {"": b"x"})
-    assert checkpoints(tmp_path) == [100, 200, 99999999, 100000000], "until the chief has said which"
-    chief.keep_only(["step-00000200", "step-100000000", "step-00000017", "../output"])
+    chief.keep_only(["step-00000100", "step-00000200", "step-99999999", "step-100000000", "../output"])
+    assert checkpoints(tmp_path) == [100, 200, 99999999, 100000000]
+    chief.keep_only(["step-00000200", "step-100000000", "step-00000017"])
     assert checkpoints(tmp_path) == [200, 100000000]
     assert (tmp_path / "checkpoints" / "notes").exists()
 
@@ -117,10 +118,24 @@ def test_those_that_the_chief_keeps_are_kept(chief: Incoming, tmp_path: Path) ->
 def test_there_is_always_one_to_go_on_from(chief: Incoming, tmp_path: Path) -> None:
     checkpoint(chief, 100)
     checkpoint(chief, 200)
+    chief.keep_only(["step-00000100", "step-00000200"])
     chief.keep_only(["step-00000300"])  # whose files are still on their way
     assert checkpoints(tmp_path) == [200]
     checkpoint(chief, 300)
     assert checkpoints(tmp_path) == [300]
+
+
+def test_what_a_chief_on_a_new_host_never_had_stays(tmp_path: Path) -> None:
+    """It was sent the newest alone: the best by score is here, and there no more."""
+    for step in (100, 200, 300):
+        checkpoint(Incoming(tmp_path, prefix=""), step)
+    anew = Incoming(tmp_path, prefix="")
+    anew.keep_only(["step-00000300", "step-00000400"])
+    checkpoint(anew, 400)
+    assert checkpoints(tmp_path) == [100, 200, 300, 400]
+    anew.keep_only(["step-00000400", "step-00000500"])
+    checkpoint(anew, 500)
+    assert checkpoints(tmp_path) == [100, 200, 400, 500]
 
 
 def test_one_that_comes_late_is_passed_over_in_time(chief: Incoming, tmp_path: Path) -> None:
@@ -131,10 +146,10 @@ def test_one_that_comes_late_is_passed_over_in_time(chief: Incoming, tmp_path: P
     newer.keep_only(["step-00000200", "step-00000250"])
     checkpoint(newer, 250)
     checkpoint(chief, 300, b"old")
-    assert checkpoints(tmp_path) == [200, 250, 300]
+    assert checkpoints(tmp_path) == [100, 200, 250, 300]
     newer.keep_only(["step-00000250", "step-00000300"])
     checkpoint(newer, 300, b"new")
-    assert checkpoints(tmp_path) == [250, 300]
+    assert checkpoints(tmp_path) == [100, 250, 300]
     assert (tmp_path / "checkpoints" / "step-00000300" / "state.npz").read_bytes() == b"new"
 
 

@@ -298,3 +298,25 @@ def test_an_agent_that_does_not_kill_is_abandoned() -> None:
     history.at(18.1, "tick")
     assert any(isinstance(action, Abandon) for _, action in history.actions)
     assert history.over
+
+
+def test_a_task_whose_host_is_not_heard_of_either_is_not_to_blame() -> None:
+    tasks = TaskState("worker:0", "one"), TaskState("worker:1", "two")
+    history = History(*tasks, chief="worker:0").running()
+    for second in range(10, 20):
+        history.at(second, "pulse", "worker:0", host="one", step=1, doing="step", for_s=1.0)
+        if second < 13:
+            history.at(second, "pulse", "worker:1", host="two", step=1, doing="step", for_s=1.0)
+    history.at(20.0, "failure", "worker:0", host="one", message="UnknownError: PeerGone: worker:1 does not answer")
+    history.at(20.5, "tick")
+    (told,) = history.told("task_failed")
+    assert (told.task, told.host, told.data["kind"]) == (None, "two", "host")
+    assert told.data["message"].startswith("two: nothing has been heard from it for 8 s, and worker:0 ")
+
+
+def test_who_was_asked_to_leave_is_told_from_who_leaves_with_it() -> None:
+    history = workers().running()
+    history.at(5.0, "preempted", "worker:0", step=7, asked=False).at(5.1, "preempted", "worker:1", step=7, asked=True)
+    history.at(5.2, "task_exited", "worker:1", exit_code=42).at(5.8, "tick")
+    (told,) = history.told("task_failed")
+    assert (told.task, told.data["kind"]) == ("worker:1", "preempted")

@@ -6,7 +6,7 @@ import signal
 from typing import Any
 
 import pytest
-from histories import History
+from histories import History, crashed_once, on_hosts, parameter_server, program, workers
 
 from distrain.job.plan import Resume
 from distrain.job.spec import RestartSpec, WatchdogSpec
@@ -22,41 +22,6 @@ from distrain.launcher.supervise.actions import (
     Stop,
 )
 from distrain.launcher.supervise.state import Phase, TaskState
-
-RESTART = RestartSpec(max=3, window_s=100.0, backoff_s=1.0)
-
-
-def workers(count: int = 2, **policy: Any) -> History:
-    tasks = (TaskState(f"worker:{index}", "local") for index in range(count))
-    return History(*tasks, chief="worker:0", **{"restart": RESTART, **policy})
-
-
-def on_hosts(*hosts: str, **policy: Any) -> History:
-    tasks = (TaskState(f"worker:{index}", host) for index, host in enumerate(hosts))
-    return History(*tasks, chief="worker:0", **{"restart": RESTART, **policy})
-
-
-def program(*names: str, **policy: Any) -> History:
-    tasks = (TaskState(name, "local", speaks=False) for name in names)
-    return History(*tasks, chief=names[0], **{"restart": RESTART, **policy})
-
-
-def parameter_server(**policy: Any) -> History:
-    return History(
-        TaskState("chief:0", "local"),
-        TaskState("worker:0", "local", serves=True),
-        TaskState("worker:1", "local", serves=True),
-        TaskState("ps:0", "local", serves=True),
-        chief="chief:0",
-        **{"restart": RESTART, **policy},
-    )
-
-
-def crashed_once(history: History, time: float, step: int | None) -> History:
-    """A worker is killed, and the next attempt is ready to train."""
-    history.killed(time, "worker:1").down(time + 0.1).chosen(time + 0.2, step).at(time + 60.0, "tick")
-    return history.ready_again(time + 61.0)
-
 
 # ---- a crash
 
@@ -558,7 +523,8 @@ def test_respawns_count_like_restarts() -> None:
 
 
 def test_a_respawned_worker_that_is_late_is_late_since_its_own_start() -> None:
-    history = parameter_server().training(23, time=5.0).training(90, time=4999.0).killed(5000.0, "worker:1")
+    history = parameter_server(watchdog=WatchdogSpec(step_timeout_s=0)).training(23, time=5.0)
+    history.training(90, time=4999.0).killed(5000.0, "worker:1")
     history.at(5000.1, "task_cleared", "worker:1").at(5001.0, "tick").at(5032.0, "tick")
     assert history.told("task_failed") == []
     assert history.told("note")[0].data["message"].endswith("(31 s after the start)")
@@ -590,7 +556,8 @@ def test_a_preempted_chief_lets_its_servers_be_stopped_when_it_has_ended() -> No
 
 
 def test_a_respawn_after_a_preemption_is_at_once_and_not_counted() -> None:
-    history = parameter_server().training(23).killed(10.0, "worker:1", "SIGTERM")
-    history.at(10.1, "task_cleared", "worker:1").at(10.2, "tick")
-    assert history.took(StartTasks) == [10.2]
+    history = parameter_server(watchdog=WatchdogSpec(step_timeout_s=0)).training(23)
+    history.killed(40.0, "worker:1", "SIGTERM")
+    history.at(40.1, "task_cleared", "worker:1").at(40.2, "tick")
+    assert history.took(StartTasks) == [40.2]
     assert history.state.restarts == ()

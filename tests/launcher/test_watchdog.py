@@ -56,13 +56,28 @@ def stand_still(history: History, since: float, until: float, **doing: str) -> H
 # ---- how long
 
 
-def test_a_stop_is_noticed_after_ten_seconds_at_most_when_steps_are_short() -> None:
-    history = stand_still(stepping(workers(), 20.0), 20.5, 29.9, worker_0="step", worker_1="python")
-    assert history.told("task_failed") == []
-    stand_still(history, 30.0, 31.0, worker_0="step", worker_1="python")
+def stopped(history: History, time: float, name: str) -> History:
+    return history.at(time, "usage", name, memory_bytes=1, cpu_s=1.0, stopped=True)
+
+
+def test_who_is_stopped_is_noticed_after_ten_seconds() -> None:
+    history = stopped(stepping(workers(), 20.0), 20.4, "worker:1")
+    assert stand_still(history, 20.5, 29.9, worker_0="step").told("task_failed") == []
+    stand_still(history, 30.0, 31.0, worker_0="step")
     (told,) = history.told("task_failed")
     assert (told.task, told.data["kind"]) == ("worker:1", "hang")
-    assert "in Python code" in told.data["message"]
+    assert "it stands still" in told.data["message"]
+
+
+@pytest.mark.parametrize(("what", "limit_s"), [("step", 60.0), ("python", 600.0)])
+def test_short_steps_do_not_make_impatient_above_all_not_with_a_callback(what: str, limit_s: float) -> None:
+    history = stand_still(stepping(workers(), 20.0), 20.5, 19.9 + limit_s, worker_0="step", worker_1=what)
+    assert history.told("task_failed") == []
+    stand_still(history, 20.0 + limit_s, 21.0 + limit_s, worker_0="step", worker_1=what)
+    (told,) = history.told("task_failed")
+    assert told.data["kind"] == "hang"
+    assert told.task == ("worker:1" if what == "python" else None)
+    assert "set watchdog.step_timeout_s to more" in told.data["message"]
 
 
 def test_long_steps_are_given_long() -> None:
@@ -98,7 +113,7 @@ def test_a_phase_that_was_never_seen_to_end_may_last_and_one_that_was_is_known()
 def test_a_launcher_that_stood_still_itself_blames_nobody() -> None:
     history = stepping(workers(), 20.0).at(500.0, "tick")
     assert history.told("task_failed") == []
-    assert stand_still(history, 500.1, 512.0).told("task_failed") != []
+    assert stand_still(history, 500.1, 562.0).told("task_failed") != []
 
 
 def test_who_is_done_is_not_waited_for() -> None:
@@ -120,12 +135,15 @@ def test_programs_are_watched_when_the_job_says_for_how_long() -> None:
 
 def test_limits() -> None:
     watch = Watch(moved_at=0.0, stepped=True, gaps_s=(0.2, 0.3, 9.0), longest_s={"training": 2.0, FIRST_STEP: 4.0})
-    assert watch.limit_s(["training"], fixed_s=None, start_timeout_s=900) == 10.0
-    assert watch.limit_s(["training", "saving"], fixed_s=None, start_timeout_s=900) == 900
-    assert watch.limit_s(["training"], fixed_s=7.0, start_timeout_s=900) == 7.0
-    assert watch.limit_s(["training"], fixed_s=0.0, start_timeout_s=900) == math.inf
+    trains, saves = task("worker:0", doing="training"), task("worker:1", doing="saving")
+    assert watch.limit_s([trains], fixed_s=None, start_timeout_s=900) == 60.0
+    assert watch.limit_s([trains, saves], fixed_s=None, start_timeout_s=900) == 900
+    assert watch.limit_s([trains], fixed_s=7.0, start_timeout_s=900) == 7.0
+    assert watch.limit_s([trains], fixed_s=0.0, start_timeout_s=900) == math.inf
+    slow = Watch(moved_at=0.0, stepped=True, gaps_s=(5.0,), longest_s={"training": 50.0})
+    assert slow.limit_s([trains], fixed_s=None, start_timeout_s=900) == 150.0
     fresh = watch.over().begun(5.0)
-    assert fresh.limit_s(["training"], fixed_s=7.0, start_timeout_s=900) == 60.0
+    assert fresh.limit_s([trains], fixed_s=7.0, start_timeout_s=900) == 60.0
     assert Watch(0.0).limit_s([], fixed_s=None, start_timeout_s=900) == 900
 
 
@@ -160,7 +178,8 @@ def test_where_nobody_stands_out_all_are_named() -> None:
 
 
 def hung() -> History:
-    return stand_still(stepping(workers(), 20.0), 20.5, 31.0, worker_0="step").at(31.0, "usage", "worker:0")
+    history = stopped(stepping(workers(), 20.0), 20.4, "worker:1")
+    return stand_still(history, 20.5, 31.0, worker_0="step").at(31.0, "usage", "worker:0")
 
 
 def test_stacks_are_asked_for_before_anything_is_stopped() -> None:

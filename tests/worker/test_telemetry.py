@@ -122,6 +122,13 @@ class GraphError(Exception):
         (ValueError("no such thing"), "ValueError: no such thing"),
         (ValueError("first\nsecond"), "ValueError: first"),
         (
+            ValueError(
+                "Exception encountered when calling Reshape.call().\n\n"
+                "\x1b[1mThe total size must not change.\x1b[0m\n\nArguments received by Reshape.call():\n  • inputs=…"
+            ),
+            "ValueError: Exception encountered when calling Reshape.call(). The total size must not change.",
+        ),
+        (
             GraphError(
                 "Graph execution error:\n\nDetected at node m/MatMul defined at (most recent call last):\n"
                 '  File "a.py", line 1, in f\n\nMatrix size-incompatible: In[0]: [2,3]\n\t [[{{node m/MatMul}}]]'

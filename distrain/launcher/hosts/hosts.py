@@ -10,7 +10,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from distrain import wire
 from distrain.errors import DistrainError, HostError
@@ -40,12 +40,16 @@ class Hosts:
         self._sessions: dict[str, Session] = {}
         self._known = {placement.host.name: placement.host for placement in placements}
         self._waiting = deque(self._known)
-        self._alone = len(self._known) == 1
         self._lay_out(placements)
         self._meeting = Meeting(self._sessions)
         self._receiving: set[str] = set()
-        """Hosts that a checkpoint is on its way to."""
+        """Hosts that lack the checkpoint to go on from, which is on its way to them."""
         self._cut_until: dict[str, float] = {}
+
+    @property
+    def _alone(self) -> bool:
+        """Whether one host has all the tasks, so that no other need reach it."""
+        return len(set(self._host_of.values())) == 1
 
     def _lay_out(self, placements: Sequence[Placement]) -> None:
         self._placements = placements
@@ -84,11 +88,17 @@ class Hosts:
                     case wire.TaskEvent(kind="checkpoint", data={"kept": list(names)}):
                         session.keep_only(map(str, names))
                         yield message
+                    case wire.TaskEvent(kind="failure", data={"why": "checkpoint", "path": str(path)}):
+                        session.forget(PurePosixPath(path).name)
+                        yield message
                     case wire.TaskMessage():
                         yield message
                     case wire.FileKept():
                         yield from session.take(message)
-                        yield from self._kept(name)
+                        self._receiving.discard(name)
+                        yield self._sending()
+                    case wire.Pong(0) if name in self._receiving:
+                        yield self._sending()
                     case _:
                         yield from session.take(message)
             if self._sessions.get(name) is session:
@@ -135,7 +145,7 @@ class Hosts:
             self._outset,
             of_chief=name == self._chief_host,
             addressed=self._addressed(name),
-            token="" if self._alone else secrets.token_hex(16),
+            token="" if len(self._known) == 1 else secrets.token_hex(16),
         )
         session.link.silence(self._cut_until.get(name, 0.0))
         return session
@@ -183,22 +193,23 @@ class Hosts:
         return tuple(task for task in here if needs_address(self._outset.job, task))
 
     def send_checkpoint(self, path: Path) -> Iterator[Event]:
-        """Have the checkpoint at `path` on every host; `checkpoint_sent` tells when it is, here or in `hear`."""
-        lacking = [name for name in self._hosts_with_tasks() if self._sessions[name].lacks(path.name)]
+        """Have the checkpoint at `path` on every host; `checkpoint_sent` tells when it is, here or in `hear`, and
+        `checkpoint_sending` that more of it has arrived.
+        """
+        lacking = [name for name in self._hosts_with_tasks() if self._sessions[name].lacks(path)]
         self._receiving = set(lacking)
+        lost = []
         for name in lacking:
             try:
-                self._sessions[name].send_folder(path, f"{FOLDER}/{path.name}")
+                self._sessions[name].bring(path, FOLDER)
             except HostError as error:
-                yield self._lost(name, str(error))
-        if not lacking:
-            yield Event(now(), "checkpoint_sent")
+                lost.append(self._lost(name, str(error)))
+        yield from lost or (self._sending(),)
 
-    def _kept(self, name: str) -> Iterator[Event]:
-        if name in self._receiving:
-            self._receiving.discard(name)
-            if not self._receiving:
-                yield Event(now(), "checkpoint_sent")
+    def _sending(self) -> Event:
+        if not self._receiving:
+            return Event(now(), "checkpoint_sent")
+        return Event(now(), "checkpoint_sending", data={"hosts": sorted(self._receiving)})
 
     def _hosts_with_tasks(self) -> list[str]:
         return [name for name in dict.fromkeys(self._host_of.values()) if name in self._sessions]
@@ -250,6 +261,12 @@ class Hosts:
         """To one host. What is sent to one that is lost goes nowhere."""
         if name in self._sessions:
             self._sessions[name].link.send(message)
+
+    def ask_for_stacks(self, names: Sequence[str]) -> None:
+        """Have these tasks tell where they are, each on its host."""
+        for host in self._hosts_with_tasks():
+            if here := tuple(name for name in names if self._host_of.get(name) == host):
+                self.send(host, wire.DumpStacks(here))
 
     def send_all(self, message: wire.Message) -> None:
         for session in self._sessions.values():

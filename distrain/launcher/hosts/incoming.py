@@ -48,7 +48,10 @@ class Incoming:
     def __init__(self, run_dir: Path, *, prefix: str) -> None:
         self._run_dir = run_dir
         self._prefix = PurePosixPath(prefix)
-        self._kept: frozenset[str] | None = None
+        self._kept: frozenset[str] = frozenset()
+        """The checkpoints that the chief had when it last told of them."""
+        self._dropped: frozenset[str] = frozenset()
+        """Those that it had before, and has no more."""
         self._host = self._prefix.name or "the chief's host"
         self._artifact: str | None = None
         self._hidden: Path | None = None
@@ -93,10 +96,12 @@ class Incoming:
         self._file = self._hidden = None
 
     def keep_only(self, names: Iterable[str]) -> None:
-        """Of the checkpoints, those of these `names` stay, as at the chief; so does the newest that is here, until a
-        newer one has arrived.
+        """The chief has the checkpoints of these `names`. What it had and has no more goes here, too, but for the
+        newest that is here, until a newer one has arrived. What it never had, as it began on a new host, stays.
         """
-        self._kept = frozenset(names)
+        kept = frozenset(names)
+        self._dropped = (self._dropped | self._kept) - kept
+        self._kept = kept
         self._thin_out()
 
     def _write(self, part: FilePart, hidden: Path) -> None:
@@ -134,11 +139,11 @@ class Incoming:
 
     def _thin_out(self) -> None:
         checkpoints = self._run_dir / self._prefix / _CHECKPOINTS
-        if self._kept is None or not checkpoints.is_dir():
+        if not self._dropped or not checkpoints.is_dir():
             return
         numbered = [(int(found[1]), name) for name in os.listdir(checkpoints) if (found := _CHECKPOINT.fullmatch(name))]
         for _, name in sorted(numbered)[:-1]:
-            if name not in self._kept:
+            if name in self._dropped:
                 gone = checkpoints / f".{name}.{os.urandom(4).hex()}"
                 with suppress(OSError):  # one that cannot be removed now is removed with the next
                     os.rename(checkpoints / name, gone)

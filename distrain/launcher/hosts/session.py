@@ -6,8 +6,10 @@ is a host to talk to at all, are `hosts`'s.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -25,10 +27,12 @@ from distrain.launcher.hosts.link import AgentLink
 from distrain.launcher.hosts.outgoing import parts_of_code, parts_of_folder
 from distrain.launcher.hosts.reach import Offer
 from distrain.launcher.outset import Outset
+from distrain.launcher.runs.checkpoints import ABOUT
 from distrain.launcher.transports import open_transport, python_on
 
 _PINGS_PER_TIMEOUT = 4
 _TOLD_EVERY_S = 5.0
+_TOLD_FROM_BYTES = 8 << 20
 
 
 class Session:
@@ -57,8 +61,10 @@ class Session:
         self._received_bytes = 0
         self._part_at = self._told_at = -math.inf
         self._unsent: Iterator[wire.Message] = iter(())
-        self._there: set[str] = set()
-        """Checkpoints that its agent has, by name."""
+        self._there: dict[str, str | None] = {}
+        """Checkpoints that its agent has, by name, with the digest of each."""
+        self._coming: deque[tuple[str, str | None]] = deque()
+        """Those that are on their way there."""
         self._awaited: set[type[wire.Message]] = set()
         self._contact: Contact | None = None
         self._heard_at = 0.0
@@ -106,14 +112,17 @@ class Session:
                 self._check_ports()
             case wire.FilePart():
                 yield from self._transfer_told(len(message.data))
+                if message.ends:
+                    self._received_bytes = 0
                 path = self._incoming.take(message)
                 if path is not None:
-                    self._there.add(PurePosixPath(path).name)
+                    self._there[PurePosixPath(path).name] = _digest(self._outset.rundir.path / path)
                     yield self._event("file_received", path=path)
             case wire.FileKept(artifact, error):
                 if error is not None:
                     raise HostError(f"{self.host.name}: {artifact} could not be brought there: {error}")
-                self._there.add(PurePosixPath(artifact).name)
+                if self._coming:
+                    self._there = dict((self._coming.popleft(),))  # of what was there before, nothing is known now
             case wire.Harmed(kind, error):
                 yield self._event("harmed", injury=kind, error=error)
             case wire.AgentEnding(reason, preempted):
@@ -127,13 +136,13 @@ class Session:
                 yield self._event("host_prepared")
 
     def _transfer_told(self, size_bytes: int) -> Iterator[Event]:
-        """A note now and then while files take long to arrive."""
+        """A note now and then while large files take long to arrive."""
         at = time.monotonic()
         if at - self._part_at > _TOLD_EVERY_S:
             self._received_bytes, self._told_at = 0, at
         self._part_at = at
         self._received_bytes += size_bytes
-        if at - self._told_at > _TOLD_EVERY_S:
+        if self._received_bytes >= _TOLD_FROM_BYTES and at - self._told_at > _TOLD_EVERY_S:
             self._told_at = at
             message = f"files are arriving, {self._received_bytes >> 20:,} MiB until now"
             yield self._event("note", level="info", message=message)
@@ -161,20 +170,37 @@ class Session:
         self._unsent = chain(self._unsent, parts_of_code(self._outset.code.data))
         self.send_more()
 
-    def lacks(self, checkpoint: str) -> bool:
-        """Whether the checkpoint of that name must be sent before tasks can go on from it there."""
-        return not self.is_local and checkpoint not in self._there
+    def lacks(self, checkpoint: Path) -> bool:
+        """Whether this checkpoint must be brought there before tasks can go on from it: under its name, there may be
+        another one.
+        """
+        if self.is_local:
+            return False
+        digest = _digest(checkpoint)
+        return digest is None or self._there.get(checkpoint.name) != digest
 
-    def send_folder(self, path: Path, artifact: str) -> None:
-        """Send a folder of files, to become `artifact` in what tasks see as the run directory. `FileKept` answers."""
-        self._unsent = chain(self._unsent, parts_of_folder(path, artifact))
+    def bring(self, checkpoint: Path, folder: str) -> None:
+        """Send it, if it is not on its way, into `folder` of what tasks see as the run directory. `FileKept` answers.
+
+        Raises:
+            HostError: it cannot be read here.
+        """
+        coming = checkpoint.name, _digest(checkpoint)
+        if coming not in self._coming:
+            self._coming.append(coming)
+            self._unsent = chain(self._unsent, parts_of_folder(checkpoint, f"{folder}/{checkpoint.name}"))
         self.send_more()
+
+    def forget(self, checkpoint: str) -> None:
+        """The checkpoint of that name is damaged there."""
+        self._there.pop(checkpoint, None)
 
     def keep_only(self, checkpoints: Iterable[str]) -> None:
         """The chief, which is there, has thinned its checkpoints out to these names."""
         if not self.is_local:  # where it has done so itself
-            self._there &= set(checkpoints)
-            self._incoming.keep_only(checkpoints)
+            kept = frozenset(checkpoints)
+            self._there = {name: digest for name, digest in self._there.items() if name in kept}
+            self._incoming.keep_only(kept)
 
     def send_more(self) -> None:
         """More of what is large, if the connection has room: what is said meanwhile must not wait behind all of it.
@@ -298,3 +324,11 @@ class Session:
             cores=self.welcome.cores,
             gpus=self.welcome.gpus,
         )
+
+
+def _digest(checkpoint: Path) -> str | None:
+    """Tells it from any other: what describes it holds the digests of all else. None: that cannot be read."""
+    try:
+        return hashlib.sha256((checkpoint / ABOUT).read_bytes()).hexdigest()
+    except OSError:
+        return None

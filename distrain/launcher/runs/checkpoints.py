@@ -26,7 +26,7 @@ FOLDER = "checkpoints"
 """Inside of the run directory."""
 
 _NAME = re.compile(r"step-\d{8,}")
-_ABOUT = "checkpoint.json"
+ABOUT = "checkpoint.json"
 _STATE = "state.npz"
 _MOST_ABOUT_BYTES = 64 << 20
 _READ_BYTES = 1 << 20
@@ -151,14 +151,14 @@ def _verified(path: Path) -> Checkpoint:
         )
         sums = {str(name): str(digest) for name, digest in about["sha256"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _Damaged(f"{_ABOUT} lacks {error}" if isinstance(error, KeyError) else f"{_ABOUT} is odd") from error
+        raise _Damaged(f"{ABOUT} lacks {error}" if isinstance(error, KeyError) else f"{ABOUT} is odd") from error
     if checkpoint.step != _step(path):
-        raise _Damaged(f"{_ABOUT} is of step {checkpoint.step}")
+        raise _Damaged(f"{ABOUT} is of step {checkpoint.step}")
     if _STATE not in sums:
-        raise _Damaged(f"{_ABOUT} has no checksum of {_STATE}")
+        raise _Damaged(f"{ABOUT} has no checksum of {_STATE}")
     for name, digest in sums.items():
         if os.path.basename(name) != name:
-            raise _Damaged(f"{_ABOUT} names a file elsewhere, {name!r}")
+            raise _Damaged(f"{ABOUT} names a file elsewhere, {name!r}")
         if _sha256(path / name) != digest:
             raise _Damaged(f"{name} does not have the checksum that it was written with")
     return checkpoint
@@ -166,14 +166,14 @@ def _verified(path: Path) -> Checkpoint:
 
 def _about(path: Path) -> Mapping[str, Any]:
     try:
-        with open(path / _ABOUT, "rb") as file:
+        with open(path / ABOUT, "rb") as file:
             about = json.loads(file.read(_MOST_ABOUT_BYTES))
     except OSError as error:
-        raise _Damaged(f"{_ABOUT} cannot be read ({error.strerror})") from error
+        raise _Damaged(f"{ABOUT} cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise _Damaged(f"{_ABOUT} is no JSON") from error
+        raise _Damaged(f"{ABOUT} is no JSON") from error
     if not isinstance(about, dict):
-        raise _Damaged(f"{_ABOUT} is no JSON object")
+        raise _Damaged(f"{ABOUT} is no JSON object")
     if about.get("format") != FORMAT:
         raise _Damaged(f"it has the format {about.get('format')!r}, and this distrain reads {FORMAT}")
     return about

@@ -56,6 +56,8 @@ def decide(state: State, event: Event) -> Decision:
     """What `event` changes and what is to be done about it."""
     if state.phase is Phase.ENDED:
         return state, ()
+    if event.task is not None and event.host is not None:
+        state = replace(state, heard_at={**state.heard_at, event.host: event.time})
     handle = _HANDLERS.get(event.kind)
     state, actions = handle(state, event) if handle else (state, ())
     state, told = stopping.name_failure(state, event.time)
@@ -63,7 +65,7 @@ def decide(state: State, event: Event) -> Decision:
     state = stopping.told_to_keep(state, (*actions, *told, *stopped))
     over: tuple[Action, ...] = ()
     if stopping.is_over(state):
-        state, over = waiting.wait(state, event.time) if state.then is Then.RESTART else stopping.end(state)
+        state, over = (waiting.wait if state.then is Then.RESTART else stopping.end)(state, event.time)
     state, further = waiting.advance(state, event.time)
     return state, (*actions, *told, *stopped, *over, *further)
 
@@ -167,7 +169,8 @@ def _done(state: State, event: Event) -> Decision:
     assert event.task is not None
     state = _changed(state, event, done=True, doing="done")
     if state.phase is Phase.FINISHING:
-        return state, (Stop((event.task,), grace_s=state.policy.failure_grace_s),)
+        again = stopping.keeps_files_back(state)
+        return state, (Stop((event.task,), grace_s=state.policy.failure_grace_s, again=again),)
     return state, ()
 
 
@@ -273,7 +276,9 @@ def _tick(state: State, event: Event) -> Decision:
         case Phase.STOPPING:
             return stopping.tick(state, now)
         case Phase.WAITING:
-            return presence.tick(state, now)
+            state, opened = presence.tick(state, now)
+            state, late = waiting.late(state, now)
+            return state, (*opened, *late)
     return state, ()
 
 
@@ -285,6 +290,7 @@ _HANDLERS: dict[str, Callable[[State, Event], Decision]] = {
     "host_ending": presence.host_ending,
     "host_unreachable": presence.host_unreachable,
     "checkpoint_chosen": waiting.checkpoint_chosen,
+    "checkpoint_sending": waiting.checkpoint_sending,
     "checkpoint_sent": waiting.checkpoint_sent,
     "cluster_changed": presence.cluster_changed,
     "task_started": _task_started,

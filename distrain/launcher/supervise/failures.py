@@ -26,6 +26,10 @@ CONSEQUENCES = (
     "PeerGone",
 )
 """What TensorFlow, PyTorch and our own exchange say in a task whose peer is gone."""
+HOLDER_GONE = "the process that holds TensorFlow is gone"
+"""What an agent says of a task that is not there because of another process's end: the next one may well be."""
+QUIET_S = 4.0
+"""A host tells of each of its tasks every second. One that has said nothing for so long cannot, or nobody hears it."""
 _SILENT = re.compile(
     r"PeerGone: (?P<role>\w+):(?P<index>\d+) does not answer"
     r"|reported from /job:(?P<job>\w+)/(?:replica:\d+/)?task:(?P<number>\d+): .*stopped sending heartbeats"
@@ -44,9 +48,11 @@ def failure_of(state: State, event: Event, *, exit_code: int | None, signal_name
     if said is not None:
         kind, message = _said(said), str(said.get("message"))
     elif event.data.get("message"):
-        kind, message = "start", str(event.data["message"])
+        message = str(event.data["message"])
+        kind = "unforked" if message.startswith(HOLDER_GONE) else "start"
     elif signal_name == "SIGTERM" or exit_code == PREEMPTED_EXIT:
-        kind, message = "preempted", "was asked to leave"
+        how = f"exit code {exit_code}" if signal_name is None else signal_name
+        kind, message = "preempted", f"was asked to leave ({how})"
     elif signal_name is not None:
         why = event.data.get("why")
         kind, message = "signal", f"killed by {signal_name}" + (f": {why}" if why else "")
@@ -69,13 +75,13 @@ def failure_of(state: State, event: Event, *, exit_code: int | None, signal_name
         signal=signal_name,
         log_tail=tail,
         where=said.get("where") if said is not None else None,
-        cause=not (aborted and any(word in hints for word in CONSEQUENCES)),
+        cause=not (aborted and any(word in hints for word in CONSEQUENCES)) and (said or {}).get("asked") is not False,
         step=_step(said or {}, task.step),
         age_s=float(event.data.get("age_s", 0.0)),
     )
 
 
-_WHY = frozenset(("nan", "checkpoint", "preempted"))
+_WHY = frozenset(("nan", "checkpoint", "preempted", "file"))
 """What a task may say of why it fails, beside that it raised an exception: the failure's kind then."""
 
 
@@ -91,11 +97,19 @@ def _step(said: Mapping[str, Any], known: int | None) -> int | None:
 
 
 def silent_peer(state: State, failure: Failure) -> Failure | None:
-    """The failure of another task that this one tells of: it is there, and does nothing. None: it tells of none."""
+    """The failure of another task that this one tells of: it is there, and does nothing; or of its host, if nothing is
+    heard of that either. None: it tells of none.
+    """
     silent = _SILENT.search(failure.message)
     other = silent and state.tasks.get(f"{silent['role'] or silent['job']}:{silent['index'] or silent['number']}")
     if not other:
         return None
+    quiet_s = failure.time - state.heard_at.get(other.host, failure.time)
+    if quiet_s >= QUIET_S:
+        message = (
+            f"{other.host}: nothing has been heard from it for {quiet_s:.0f} s, and {failure.task} hears nothing of "
+        )
+        return replace(failure, task=None, host=other.host, kind="host", message=f"{message}{other.name}", cause=True)
     message = f"stopped answering, says {failure.task}"
     return replace(
         Failure(failure.time, other.name, other.host, state.attempt, "unresponsive", message),

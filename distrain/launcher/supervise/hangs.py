@@ -10,7 +10,7 @@ from dataclasses import replace
 from distrain.launcher.supervise import respawns
 from distrain.launcher.supervise.state import Decision, Failure, State
 from distrain.launcher.supervise.stopping import fail
-from distrain.launcher.supervise.watchdog import culprits
+from distrain.launcher.supervise.watchdog import LEAST_STOPPED_S, culprits
 
 _STOOD_STILL_S = 2.0
 """Ticks come several times a second: after a longer pause, it was the launcher that stood still."""
@@ -41,10 +41,10 @@ def look(state: State, now: float) -> Decision:
         reporting = any(task.step is not None for task in running)
         if not reporting or spec.step_timeout_s is None or not watch.stepped:
             return state, ()
-    phases = {task.doing for task in training}
-    limit_s = watch.limit_s(phases, fixed_s=spec.step_timeout_s, start_timeout_s=state.policy.start_timeout_s)
+    limit_s = watch.limit_s(training, fixed_s=spec.step_timeout_s, start_timeout_s=state.policy.start_timeout_s)
+    silent_s = LEAST_STOPPED_S if spec.step_timeout_s is None and watch.stepped else limit_s
     for task in running:
-        if task.serves and task.pulse_at is not None and now - task.pulse_at > limit_s:
+        if task.serves and task.pulse_at is not None and now - task.pulse_at > silent_s:
             age_s = now - task.pulse_at
             message = f"has said nothing for {age_s:.0f} s" + (", it stands still" if task.stopped else "")
             failure = Failure(now, task.name, task.host, state.attempt, "hang", message, step=state.step, age_s=age_s)
@@ -55,6 +55,8 @@ def look(state: State, now: float) -> Decision:
     names, why = culprits(running, now)
     subject = "" if len(names) == 1 else f" ({', '.join(names)})"
     message = f"made no step for {still_s:.0f} s: {why}{subject}"
+    if spec.step_timeout_s is None:
+        message += "; if that is no hang, set watchdog.step_timeout_s to more"
     failure = Failure(now, None, None, state.attempt, "hang", message, step=state.step, age_s=still_s)
     if len(names) == 1:
         failure = replace(failure, task=names[0], host=state.tasks[names[0]].host)

@@ -38,6 +38,9 @@ def host_opened(state: State, event: Event) -> Decision:
 def host_prepared(state: State, event: Event) -> Decision:
     assert event.host is not None
     state = replace(state, hosts_prepared=state.hosts_prepared | {event.host})
+    retry = state.retries.get(event.host)
+    if retry is not None and retry.back_at is None:
+        state = replace(state, retries={**state.retries, event.host: replace(retry, back_at=event.time)})
     return state.with_host(event.host, doing="waiting for the other hosts") if state.nothing_runs else state, ()
 
 
@@ -99,11 +102,14 @@ def host_unreachable(state: State, event: Event) -> Decision:
 
 
 def _try_again(state: State, event: Event) -> Decision:
-    """A host that cannot be opened now is opened again after a pause, which grows."""
+    """A host that cannot be opened now is opened again after a pause, which grows. The time that it was back is left
+    out of how long it has been away.
+    """
     assert event.host is not None
     last = state.retries.get(event.host) or Retry(event.time, event.time)
+    lost_at = last.lost_at + (event.time - last.back_at if last.back_at is not None else 0.0)
     pause_s = min(2 * last.pause_s, LONGEST_RETRY_S)
-    retry = Retry(event.time + last.pause_s, last.lost_at, pause_s, str(event.data["message"]))
+    retry = Retry(event.time + last.pause_s, lost_at, pause_s=pause_s, message=str(event.data["message"]))
     message = f"{retry.message}; it is tried again in {last.pause_s:g} s"
     tell = Tell("note", data={"level": "warning", "message": message})
     return replace(state, retries={**state.retries, event.host: retry}), (tell,)

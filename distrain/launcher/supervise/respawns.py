@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distrain.launcher.supervise.actions import AskForStacks, Tell
-from distrain.launcher.supervise.restarts import backoff_s, cause_of, counted, why_not
+from distrain.launcher.supervise.restarts import after_restart, backoff_s, cause_of, counts, why_not
 from distrain.launcher.supervise.state import (
     Decision,
     Failure,
@@ -33,18 +33,18 @@ def after(state: State, failure: Failure) -> Decision | None:
     if not concerns(state, failure.task) or why_not(state, failure) is not None:
         return None
     assert failure.task is not None
-    cause = cause_of(failure)
-    wait_s = 0.0 if cause == "preempted" else backoff_s(state)
-    state = counted(state, failure)
+    counted = counts(state, failure)
+    wait_s = backoff_s(state) if counted else 0.0
+    state = after_restart(state, failure, counted=counted)
     state = state.with_task(failure.task, respawn=failure, respawn_at=failure.happened_at + wait_s)
     spec = state.policy.restart
     assert spec is not None
     data = {
-        "cause": cause,
+        "cause": cause_of(failure),
         "message": failure.message,
         "exit_code": failure.exit_code,
         "signal": failure.signal,
-        "counted": cause != "preempted",
+        "counted": counted,
         "restarts": len(state.restarts),
         "max": spec.max,
         "failed_at": failure.happened_at,

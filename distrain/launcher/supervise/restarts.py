@@ -17,8 +17,13 @@ from distrain.launcher.supervise.state import (
 )
 
 LONGEST_BACKOFF_S = 60.0
+_MOST_DOUBLINGS = 60
 EARLY_S = 30.0
-"""A program that never told of a step, and failed sooner after its start, is taken not to have got to one."""
+"""What never tells of a step, and failed sooner after its start, is taken not to have got to one."""
+MOST_PAST = 100
+"""So many failures are remembered, the last of them."""
+_MOST_TAILS = 10
+"""So many of those, with the last words of their tasks."""
 
 _CAUSES = {
     "signal": "crash",
@@ -32,6 +37,7 @@ _CAUSES = {
     "host": "host_lost",
     "preempted": "preempted",
     "nan": "nan",
+    "unforked": "crash",
 }
 
 
@@ -55,14 +61,14 @@ def why_not(state: State, failure: Failure) -> str | None:
         return "it came before the first step, and would come again"
     if _came_before(state, failure):
         return "the same came at the same step before"
-    if cause != "preempted" and len(_recent(state, failure.time)) >= spec.max:
+    if counts(state, failure) and len(_recent(state, failure.time)) >= spec.max:
         return f"no restart is left: restart.max is {spec.max} within {spec.window_s:g} s"
     return None
 
 
 def restart_after(state: State, failure: Failure) -> Restart:
     """The restart after a failure that `why_not` says nothing against."""
-    counted = cause_of(failure) != "preempted"
+    counted = counts(state, failure)
     before, skip_to = state.before, state.skip_to
     if failure.kind == "nan" and failure.step is not None:
         before = skip_to = failure.step
@@ -75,19 +81,35 @@ def restart_after(state: State, failure: Failure) -> Restart:
 def backoff_s(state: State) -> float:
     """The pause before the next restart that counts."""
     assert state.policy.restart is not None
-    return min(state.policy.restart.backoff_s * 2.0 ** len(state.restarts), LONGEST_BACKOFF_S)
+    doubled = min(len(state.restarts), _MOST_DOUBLINGS)
+    return min(state.policy.restart.backoff_s * 2.0**doubled, LONGEST_BACKOFF_S)
 
 
-def counted(state: State, failure: Failure) -> State:
-    """With one more restart, for which `failure` is the reason."""
-    restarts = state.restarts
+def counts(state: State, failure: Failure) -> bool:
+    """Whether a restart after `failure` is one of at most so many, each with a longer pause before it. Whoever was
+    asked to leave is owed another start, unless nothing has come of the last one: that would go on for ever.
+    """
     if cause_of(failure) != "preempted":
-        restarts = (*_recent(state, failure.time), failure.time)
-    return replace(state, past=(*state.past, failure), restarts=restarts, restarted=state.restarted + 1)
+        return True
+    task = state.tasks.get(failure.task or "")
+    if task is not None and task.serves:
+        return failure.happened_at - task.started_at < EARLY_S
+    if any(task.trains or task.step is not None for task in state.tasks.values()):
+        return max(state.step, failure.step or 0) <= state.first_step
+    return failure.happened_at - state.started_at < EARLY_S
+
+
+def after_restart(state: State, failure: Failure, *, counted: bool) -> State:
+    """With one more restart, for which `failure` is the reason."""
+    older = (*state.past, failure)[-MOST_PAST:]
+    past = (*(replace(old, log_tail=()) for old in older[:-_MOST_TAILS]), *older[-_MOST_TAILS:])
+    restarts = (*_recent(state, failure.time), failure.time) if counted else state.restarts
+    furthest = max(state.furthest, state.step)
+    return replace(state, past=past, restarts=restarts, restarted=state.restarted + 1, furthest=furthest)
 
 
 def after_step(state: State, step: int) -> State:
-    """The count is set back by an epoch's end that no attempt before had come to."""
+    """The count is set back by an epoch's end that had not been come to before the last restart."""
     if (
         state.restarts
         and state.steps_per_epoch

@@ -89,6 +89,7 @@ class TaskState:
     serves: bool = False
     speaks: bool = True
     doing: str = "waiting for its host"
+    started_at: float = 0.0
     reach: str | None = None
     ready: bool = False
     done: bool = False
@@ -112,9 +113,10 @@ class TaskState:
         """Whether it makes the run's steps and tells of them."""
         return self.speaks and not self.serves
 
-    def anew(self) -> TaskState:
-        """The task before it is started again."""
-        return TaskState(self.name, self.host, serves=self.serves, speaks=self.speaks)
+    def anew(self, time: float) -> TaskState:
+        """The task when it is started, for the first time or again."""
+        again = TaskState(self.name, self.host, serves=self.serves, speaks=self.speaks)
+        return replace(again, doing="starting", started_at=time)
 
     @property
     def is_evaluator(self) -> bool:
@@ -163,8 +165,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Restart:
-    """A restart that is being prepared. `at`: no tasks start sooner. `before`, `skip_to`: what is known of the
-    checkpoint to go on from. `chosen`: it is, and `resume` is it, None: none. `sent`: every host has it.
+    """An attempt that goes on from a checkpoint, if there is one: after `failure`, or None: the first one of a run that
+    is resumed. `at`: no tasks start sooner. `before`, `skip_to`: what is known of the checkpoint. `chosen`: it is, and
+    `resume` is it, None: none. `sent`: every host has it. `receivers`: those that it is on its way to. `moved_at`: when
+    what is awaited of this was begun, or last got on.
     """
 
     at: float
@@ -178,14 +182,19 @@ class Restart:
     step: int = 0
     sending: bool = False
     sent: bool = False
+    receivers: tuple[str, ...] = ()
+    moved_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Retry:
-    """A host that is to be opened again `at` that time; it was lost at `lost_at`. `pause_s`: before the time after."""
+    """A host that is to be opened again `at` that time. `pause_s`: before the time after. `lost_at`: when it was lost,
+    had it been away ever since; it was back at `back_at`.
+    """
 
     at: float
     lost_at: float
+    back_at: float | None = None
     pause_s: float = 1.0
     message: str = ""
 
@@ -209,6 +218,8 @@ class State:
     deadline: float | None = None
     """When the last word asked of the tasks (to finish, to stop) must have been heeded."""
     ticked_at: float | None = None
+    heard_at: Mapping[str, float] = field(default_factory=dict)
+    """When each host last told of a task."""
 
     then: Then = Then.END
     servers_last: bool = False
@@ -221,13 +232,13 @@ class State:
     """When they are stopped in any case. None: no stacks were asked for."""
 
     owing: frozenset[str] = frozenset()
-    """Far hosts that may keep back files of an attempt, since another is to follow."""
+    """Far hosts that may keep back files, since tasks that were stopped there were to be started again."""
     owed: frozenset[str] = frozenset()
     """Those of them that these files are awaited from, after all."""
 
     restart: Restart | None = None
     past: tuple[Failure, ...] = ()
-    """The first failure of each earlier attempt, and why a task alone was started again."""
+    """The first failure of each earlier attempt, and why a task alone was started again; the last of them."""
     restarts: tuple[float, ...] = ()
     """When, those that count, since the count was last set back."""
     restarted: int = 0
@@ -252,7 +263,7 @@ class State:
     """When the attempt's tasks were started."""
     first_step: int = 0
     step: int = 0
-    """How far the attempt is, and the furthest that any before it was."""
+    """How far the attempt is, and the furthest that the run was before the last restart, of a single task too."""
     furthest: int = 0
     steps_per_epoch: int = 0
     watch: Watch = field(default_factory=Watch)

@@ -105,7 +105,14 @@ def _stop(state: State, told: tuple[Action, ...], first: Failure, time: float, g
         stacks_by = time + state.policy.stacks_s
         state = replace(state, stacks_awaited=frozenset(alive), stacks_by=stacks_by, deadline=stacks_by + grace_s)
         return state, (*told, AskForStacks(alive))
-    return state, (*told, Stop(grace_s=grace_s, again=then is Then.RESTART))
+    return state, (*told, Stop(grace_s=grace_s, again=keeps_files_back(state)))
+
+
+def keeps_files_back(state: State) -> bool:
+    """Whether the hosts are to keep files back when they stop tasks. Where they have begun to, they do so until nothing
+    is left of the attempt: only then can nobody mistake a `task_cleared` without the files for the one after them.
+    """
+    return state.then is Then.RESTART or bool(state.owing)
 
 
 def _let_leave(state: State, first: Failure, time: float, *, speaking: bool) -> Decision:
@@ -137,8 +144,7 @@ def stop_servers(state: State) -> Decision:
     """When those have ended that were served, those that serve are stopped."""
     if not state.servers_last or any(not task.exited for task in state.tasks.values() if not task.serves):
         return state, ()
-    again = state.then is Then.RESTART
-    return replace(state, servers_last=False), (Stop(state.servers, grace_s=0.0, again=again),)
+    return replace(state, servers_last=False), (Stop(state.servers, grace_s=0.0, again=keeps_files_back(state)),)
 
 
 def heard_stacks(state: State, event: Event) -> Decision:
@@ -154,8 +160,7 @@ def stop_after_stacks(state: State, time: float) -> Decision:
     state = replace(state, stacks_by=None, stacks_awaited=frozenset())
     if state.phase is Phase.STOPPING and deadline is not None:
         grace_s = max(0.0, deadline - by)
-        again = state.then is Then.RESTART
-        return replace(state, deadline=time + grace_s), (Stop(grace_s=grace_s, again=again),)
+        return replace(state, deadline=time + grace_s), (Stop(grace_s=grace_s, again=keeps_files_back(state)),)
     hung = tuple(task.name for task in state.tasks.values() if task.respawn is not None and not task.exited)
     return state, (Stop(hung, grace_s=0.0, again=True),) if hung else ()
 
@@ -169,7 +174,7 @@ def finish(state: State, time: float) -> Decision:
     idle = tuple(task.name for task in state.tasks.values() if (task.serves or task.done) and not task.exited)
     if not idle:
         return state, ()
-    return state, (Stop(idle, grace_s=state.policy.failure_grace_s),)
+    return state, (Stop(idle, grace_s=state.policy.failure_grace_s, again=keeps_files_back(state)),)
 
 
 def finishing(state: State, now: float) -> Decision:
@@ -180,7 +185,8 @@ def finishing(state: State, now: float) -> Decision:
     grace_s = state.policy.failure_grace_s
     reason = f"{', '.join(late)} did not end after the chief"
     state = replace(state, phase=Phase.STOPPING, then=Then.END, deadline=now + grace_s)
-    return state, (Tell("stopping", data={"reason": reason, "grace_s": grace_s}), Stop(grace_s=grace_s))
+    tell = Tell("stopping", data={"reason": reason, "grace_s": grace_s})
+    return state, (tell, Stop(grace_s=grace_s, again=keeps_files_back(state)))
 
 
 # ---- a signal
@@ -199,7 +205,7 @@ def stop_by_signal(state: State, event: Event) -> Decision:
         state = replace(state, stopped_by=number)
     else:
         grace_s, reason = 0.0, "stopping at once"
-        state = replace(state, at_once=True, owed=frozenset())
+        state = replace(state, at_once=True, owing=frozenset(), owed=frozenset())
     tell = Tell("stopping", data={"reason": reason, "grace_s": grace_s})
     if state.nothing_runs:
         return end_waiting(state, event.time, grace_s, tell)
@@ -218,15 +224,21 @@ def stop_by_signal(state: State, event: Event) -> Decision:
     )
     if first and leaving:  # they have been told; a second time would end them at once
         return replace(state, leaving=True), (tell,)
-    return state, (tell, Stop(workers, grace_s=grace_s))
+    return state, (tell, Stop(workers, grace_s=grace_s, again=keeps_files_back(state)))
 
 
 def end_waiting(state: State, time: float, grace_s: float, tell: Tell) -> Decision:
     """No task runs. What hosts have kept back for an attempt that will not be is sent before the end."""
+    state = replace(state, phase=Phase.STOPPING, then=Then.END, restart=None)
+    state, actions = _fetch(state.with_host(None, exited=True, cleared=True), time, grace_s)
+    return state, (tell, *actions)
+
+
+def _fetch(state: State, time: float, grace_s: float) -> Decision:
+    """Nothing is left of the tasks: have the hosts send what they have kept back."""
     owed = state.owing & state.hosts_prepared
-    state = replace(state, phase=Phase.STOPPING, then=Then.END, deadline=time + grace_s, restart=None, owed=owed)
-    state = state.with_host(None, exited=True, cleared=True)
-    return state, (tell, Stop(grace_s=grace_s)) if owed else (tell,)
+    state = replace(state, owing=frozenset(), owed=owed, deadline=time + grace_s, leaving=False, servers_last=False)
+    return state, (Stop(grace_s=grace_s),) if owed else ()
 
 
 # ---- time, and the end
@@ -252,9 +264,9 @@ def tick(state: State, now: float) -> Decision:
         return state, ()
     if state.leaving and now >= deadline:
         state = replace(state, leaving=False, servers_last=False)
-        return state, (Stop(grace_s=0.0, again=state.then is Then.RESTART),)
+        return state, (Stop(grace_s=0.0, again=keeps_files_back(state)),)
     if state.servers_last and now >= deadline:
-        return replace(state, servers_last=False), (Stop(state.servers, grace_s=0.0),)
+        return replace(state, servers_last=False), (Stop(state.servers, grace_s=0.0, again=keeps_files_back(state)),)
     if now < deadline + _KILLED_S:
         return state, ()
     # A closed connection makes the agents, or their guards, end what is left.
@@ -264,7 +276,8 @@ def tick(state: State, now: float) -> Decision:
             state = state.with_host(host, exited=True, cleared=True)
         return replace(state, hosts_prepared=state.hosts_prepared - set(hosts), deadline=None), (DropHosts(hosts),)
     unheard = [task for task in state.tasks.values() if not task.cleared and not task.serves]
-    state = replace(state.with_host(None, exited=True, cleared=True), deadline=None, owed=frozenset())
+    nobody: frozenset[str] = frozenset()
+    state = replace(state.with_host(None, exited=True, cleared=True), deadline=None, owing=nobody, owed=nobody)
     if unheard and state.stopped_by is None and not state.failures:
         first = unheard[0]
         message = f"nothing more was heard of what {first.name} leaves; it may be incomplete"
@@ -279,5 +292,9 @@ def is_over(state: State) -> bool:
     return not state.failures or state.failure_told or state.stopped_by is not None
 
 
-def end(state: State) -> Decision:
+def end(state: State, time: float) -> Decision:
+    """Nothing is left of an attempt that no other one follows, but perhaps files that hosts have kept back."""
+    state, actions = _fetch(state, time, state.policy.stop_grace_s)
+    if actions:
+        return replace(state, phase=Phase.STOPPING), actions
     return replace(state, phase=Phase.ENDED), (End(),)

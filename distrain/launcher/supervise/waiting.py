@@ -22,7 +22,7 @@ from distrain.launcher.supervise.actions import (
     Tell,
     TryTasks,
 )
-from distrain.launcher.supervise.restarts import cause_of, counted
+from distrain.launcher.supervise.restarts import after_restart, cause_of
 from distrain.launcher.supervise.state import (
     Decision,
     Failure,
@@ -43,7 +43,7 @@ def wait(state: State, time: float) -> Decision:
     restart = state.restart
     assert restart is not None
     assert restart.failure is not None
-    state = counted(state, restart.failure)
+    state = after_restart(state, restart.failure, counted=restart.counted)
     missing = state.hosts - state.hosts_prepared
     open_now = missing | state.gone
     state = replace(
@@ -57,7 +57,6 @@ def wait(state: State, time: float) -> Decision:
         deadline=None,
         began=time,
         overdue_told=time,
-        furthest=max(state.furthest, state.step),
         before=restart.before,
         skip_to=restart.skip_to,
         retries={host: Retry(float("inf"), time) for host in missing},
@@ -105,6 +104,14 @@ def _restarting(state: State, restart: Restart, failure: Failure, time: float) -
     return Tell("restarting", failure.task, failure.host, data)
 
 
+def checkpoint_sending(state: State, event: Event) -> Decision:
+    """Some more of the checkpoint has got to these hosts, which lack the rest."""
+    if state.restart is None or not state.restart.sending:
+        return state, ()
+    receivers = tuple(event.data["hosts"])
+    return replace(state, restart=replace(state.restart, receivers=receivers, moved_at=event.time)), ()
+
+
 def checkpoint_sent(state: State, event: Event) -> Decision:
     if state.restart is None or not state.restart.sending:
         return state, ()
@@ -120,7 +127,7 @@ def advance(state: State, time: float) -> Decision:
         return state, ()
     restart = state.restart
     if restart is not None and not restart.choosing:
-        state, actions = advance(replace(state, restart=replace(restart, choosing=True)), time)
+        state, actions = advance(replace(state, restart=replace(restart, choosing=True, moved_at=time)), time)
         return state, (ChooseCheckpoint(restart.before), *actions)
     if state.hosts - state.hosts_prepared:
         return state, ()
@@ -140,12 +147,15 @@ def advance(state: State, time: float) -> Decision:
         if state.connecting:
             return state, ()
         state = state.with_host(None, doing="waiting for its host to reach the others")
-        return replace(state, connecting=True), (ConnectHosts(),)
+        restart = restart and replace(restart, moved_at=time)
+        return replace(state, connecting=True, restart=restart), (ConnectHosts(),)
     if restart is not None:
         if not restart.chosen or restart.sending:
             return state, ()
         if restart.resume is not None and not restart.sent:
-            return replace(state, restart=replace(restart, sending=True)), (SendCheckpoint(restart.resume.name),)
+            send = SendCheckpoint(restart.resume.name)
+            restart = replace(restart, sending=True, receivers=(), moved_at=time)
+            return replace(state, restart=restart), (send,)
         if time < restart.at:
             return state, ()
     return _start(state, time)
@@ -163,7 +173,7 @@ def _start(state: State, time: float) -> Decision:
         began=time if again else state.began,
         overdue_told=time if again else state.overdue_told,
         started_at=time,
-        tasks={name: replace(task.anew(), doing="starting") for name, task in state.tasks.items()},
+        tasks={name: task.anew(time) for name, task in state.tasks.items()},
         retries={},
         owing=frozenset(),
         first_step=step,
@@ -182,9 +192,10 @@ def task_may_start(state: State, time: float) -> Decision:
         if task.respawn is not None and task.cleared and time >= task.respawn_at
     )
     for name in due:
-        state = replace(state, tasks={**state.tasks, name: replace(state.tasks[name].anew(), doing="starting")})
+        state = replace(state, tasks={**state.tasks, name: state.tasks[name].anew(time)})
     if not due:
         return state, ()
+    state = replace(state, owing=state.owing - {state.tasks[name].host for name in due})
     return replace(state, began=time, overdue_told=time), (StartTasks(due),)
 
 
@@ -193,6 +204,8 @@ def task_may_start(state: State, time: float) -> Decision:
 
 def overdue(state: State, now: float) -> Decision:
     """Name who is missing, and what is known of each."""
+    if state.nothing_runs and _awaited(state) is not None:
+        return late(state, now)
     missing = [task for task in state.tasks.values() if not task.ready]
     what = ", ".join(map(_missing, missing))
     if now - state.began >= state.policy.start_timeout_s:
@@ -212,6 +225,39 @@ def overdue(state: State, now: float) -> Decision:
     tell = Tell("note", data={"level": "info", "message": message})
     actions = (tell, TryTasks(tuple(task.name for task in missing))) if state.phase is Phase.RUNNING else (tell,)
     return replace(state, overdue_told=now), actions
+
+
+def late(state: State, now: float) -> Decision:
+    """Every host is there, and no task has been started: say what it is that takes so long."""
+    awaited, restart = _awaited(state), state.restart
+    if awaited is None or restart is None or state.failures:
+        return state, ()
+    still_s = now - restart.moved_at
+    if still_s >= state.policy.start_timeout_s:
+        message = f"{awaited} has not got on for {still_s:.0f} s"
+        if restart.sending and restart.receivers:
+            host = restart.receivers[0]
+            return fail(state, Failure(now, None, host, state.attempt, "host", f"{host}: {message}"))
+        return fail(state, Failure(now, None, None, state.attempt, "start_timeout", message))
+    if now - state.overdue_told < state.policy.overdue_s:
+        return state, ()
+    since = "the start" if state.phase is Phase.OPENING else "the end of the attempt before"
+    message = f"{awaited} ({now - state.began:.0f} s after {since})"
+    return replace(state, overdue_told=now), (Tell("note", data={"level": "info", "message": message}),)
+
+
+def _awaited(state: State) -> str | None:
+    """What the start of the tasks waits for, when it is neither a host nor the end of a pause."""
+    restart = state.restart
+    if restart is None or state.hosts - state.hosts_prepared:
+        return None
+    if state.connecting:
+        return "finding how the hosts reach each other"
+    if not restart.chosen:
+        return "choosing the checkpoint"
+    if restart.sending:
+        return f"sending the checkpoint to {', '.join(restart.receivers) or 'the hosts'}"
+    return None
 
 
 def _missing(task: TaskState) -> str:

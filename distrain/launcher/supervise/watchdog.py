@@ -13,9 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-LEAST_S = 10.0
-LEAST_FIRST_STEP_S = 60.0
-"""No step is awaited for less, nor the first one of an attempt, before which everything is compiled."""
+LEAST_STOPPED_S = 10.0
+LEAST_S = 60.0
+LEAST_IN_PYTHON_S = 600.0
+"""No step is awaited for less: where a task is known to stand still; where none is; and where one is in Python code,
+which may be a callback that uploads something. What the job says goes before all of them.
+"""
 FIRST_STEP = "the first step"
 _MEDIANS = 20
 _LONGEST = 3
@@ -83,21 +86,25 @@ class Watch:
         """Nothing could be heard for so long, as the launcher itself stood still."""
         return self if self.moved_at is None else replace(self, moved_at=self.moved_at + gap_s)
 
-    def limit_s(self, phases: Iterable[str], *, fixed_s: float | None, start_timeout_s: float) -> float:
-        """How long the run may go without a step while its tasks are in `phases`. `fixed_s`: as the job says, 0: for
-        ever; the first step, which is compiled, always takes its own time.
+    def limit_s(self, tasks: Iterable[Watched], *, fixed_s: float | None, start_timeout_s: float) -> float:
+        """How long the run may go without a step of `tasks`, those that make them. `fixed_s`: as the job says, 0: for
+        ever; the first step of an attempt, before which everything is compiled, always takes its own time.
         """
         if fixed_s == 0:
             return math.inf
+        tasks = tuple(tasks)
         first_s = self.longest_s.get(FIRST_STEP)
         if not self.stepped:
-            return start_timeout_s if first_s is None else max(LEAST_FIRST_STEP_S, _LONGEST * first_s)
+            return start_timeout_s if first_s is None else max(LEAST_S, _LONGEST * first_s)
         if fixed_s is not None:
             return fixed_s
-        limits = [LEAST_S, _FIRST_STEPS * (first_s or 0.0)]
+        if any(task.stopped for task in tasks):
+            return LEAST_STOPPED_S
+        in_python = any(task.busy == "python" for task in tasks)
+        limits = [LEAST_IN_PYTHON_S if in_python else LEAST_S, _FIRST_STEPS * (first_s or 0.0)]
         if self.gaps_s:
             limits.append(_MEDIANS * statistics.median(self.gaps_s))
-        for phase in phases:
+        for phase in {task.doing for task in tasks}:
             longest_s = self.longest_s.get(phase)
             limits.append(start_timeout_s if longest_s is None else _LONGEST * longest_s)
         return max(limits)

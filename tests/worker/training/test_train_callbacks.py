@@ -82,6 +82,8 @@ def test_learning_rate_schedules_by_callback_and_by_name(start: Any, make_job: A
 
 
 def test_a_callback_of_the_users_own_hears_of_every_step(start: Any, make_job: Any) -> None:
-    spec = make_job(model=NETWORK, dataset=DATA, epochs=2, validation=0, callbacks=(Named("user_code:EachStep"),))
+    spec = make_job(model=NETWORK, dataset=DATA, epochs=2, validation=2, callbacks=(Named("user_code:EachStep"),))
     run = start(spec).succeed()
-    assert [index for what, index, _ in calls(run, "worker-0") if what == "batch_end"] == [*range(10)] * 2
+    steps = [[what, index] for index in range(10) for what in ("batch_begin", "batch_end")]
+    heard = [[what, index] for what, index, _ in calls(run, "worker-0") if what != "train_begin"]
+    assert heard == [*steps, ["epoch_end", 0], *steps, ["test_begin", None], ["test_end", None], ["epoch_end", 1]]

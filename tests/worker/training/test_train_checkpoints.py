@@ -133,7 +133,8 @@ def test_a_model_that_cannot_be_written_says_where(start: Any, make_job: Any, tm
     run = start(make_job(epochs=1)).wait()
     assert run.chief.status == 1
     (failure,) = run.chief.of("failure")
-    assert failure["message"].startswith(f"OSError: the trained model could not be written as {blocked}: ")
+    assert (failure["why"], failure["job_error"]) == ("file", False)
+    assert failure["message"].startswith(f"the trained model could not be written as {blocked}: ")
 
 
 def test_what_is_written_is_private(start: Any, make_job: Any) -> None:

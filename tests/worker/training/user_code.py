@@ -118,6 +118,15 @@ class EachStep(Recorder):
     def on_train_batch_end(self, batch, logs=None):
         self._write("batch_end", batch, logs)
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._write("batch_begin", batch, logs)
+
+    def on_test_begin(self, logs=None):
+        self._write("test_begin", None, logs)
+
+    def on_test_end(self, logs=None):
+        self._write("test_end", None, logs)
+
 
 class Slowly(keras.callbacks.Callback):
     """Has each step take its time, so that there is a middle to be killed in."""
