@@ -226,7 +226,7 @@ class View:
 def _recovery(event: Event) -> Recovery:
     data = event.data
     return Recovery(
-        who=event.task or event.host or "the start",
+        who=event.task or event.host or "all tasks",
         cause=data["cause"],
         failed_at=data["failed_at"],
         resumes_at=event.time + data["wait_s"],

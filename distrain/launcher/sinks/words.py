@@ -198,7 +198,8 @@ def epoch_of(epoch: int, view: View) -> str:
 
 def failure_sentence(failure: Mapping[str, Any]) -> str:
     """What went wrong first; `failure` as in `summary.json`."""
-    who = str(failure.get("task") or failure.get("host") or "the start")
+    nobody = "all tasks" if failure.get("kind") == "hang" else "the start"
+    who = str(failure.get("task") or failure.get("host") or nobody)
     where = f" on {failure['host']}" if failure.get("task") and failure.get("host") not in (None, "local") else ""
     message = str(failure.get("message") or "failed without a word")
     # Messages are sentences of their own or what follows the name: a colon fits both.
