@@ -70,11 +70,10 @@ def _kill_agent(task: str, host: str) -> Fault:
 
 
 def _leave(task: str, host: str) -> Fault:
-    """The host is asked to leave, as a cloud does before it takes it away."""
+    """The host is asked to leave, as a cloud does before it takes it away: it says goodbye, and is not lost."""
     return Fault(
         lambda run, _: run.injured(lambda: send(_agent(run, task), signal.SIGTERM)),
         f"{host}: the agent was ended by SIGTERM",
-        frozenset({host}),
     )
 
 
