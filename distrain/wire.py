@@ -50,6 +50,11 @@ writes a byte there first: to any other, the signal would be the end.
 PREEMPTED_EXIT = 42
 """The exit code of a task that was asked to leave, and left what a restart needs. TensorFlow's own choice, too."""
 
+PRELOAD_GONE = "the process that holds TensorFlow is gone"
+"""How TaskExited.message begins where a task never ran for want of the process it was to be forked from: the next one
+may well be there.
+"""
+
 PRELOAD_FD_VARIABLE = "DISTRAIN_PRELOAD_FD"
 FORK = b"fork"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from distrain.agent import spawn
 from distrain.agent.streams import Pipe
-from distrain.wire import EVENTS_FD, FORK, PRELOAD_FD_VARIABLE, Preload
+from distrain.wire import EVENTS_FD, FORK, PRELOAD_FD_VARIABLE, PRELOAD_GONE, Preload
 
 _MAX_ANSWER_BYTES = 1 << 20
 _TRANSCRIPT_BYTES = 256 * 1024
@@ -161,7 +161,7 @@ class Preloaded:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
             self.pid = None
-        what = "the process that holds TensorFlow is gone" if self.ready else "TensorFlow could not be imported"
+        what = PRELOAD_GONE if self.ready else "TensorFlow could not be imported"
         left = [NotForked(key, f"{what}: {self.failed}") for key in (*self._asked, *self._waiting)]
         self._asked.clear()
         self._waiting.clear()

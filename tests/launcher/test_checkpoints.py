@@ -12,7 +12,7 @@ import pytest
 
 from distrain.errors import DistrainError
 from distrain.job.spec import CheckpointSpec, JobSpec
-from distrain.launcher.runs.checkpoints import choose, copy, folder_of, newest_step
+from distrain.launcher.runs.checkpoints import choose, copy, folder_of
 from distrain.launcher.runs.rundir import RunDir
 
 JOB = JobSpec("a")
@@ -52,14 +52,12 @@ def three(rundir: RunDir) -> list[Path]:
 
 def test_there_may_be_none(rundir: RunDir) -> None:
     assert choose(rundir, JOB) == (None, ())
-    assert newest_step(rundir, JOB) is None
 
 
 def test_the_newest_by_number_is_chosen(rundir: RunDir, three: list[Path]) -> None:
     found, damaged = choose(rundir, JOB)
     assert found is not None
     assert (found.path, found.name, found.step, damaged) == (three[2], "step-100000000", 100_000_000, ())
-    assert newest_step(rundir, JOB) == 100_000_000
 
 
 def test_before_a_step(rundir: RunDir, three: list[Path]) -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import signal
 
 import pytest
 from histories import RESTART, History, on_hosts, parameter_server, program, workers
 
-from distrain.agent import warm
 from distrain.job.spec import RestartSpec, WatchdogSpec
 from distrain.launcher.supervise.actions import Abandon, OpenHosts, StartTasks, Stop
 from distrain.launcher.supervise.decide import begin
-from distrain.launcher.supervise.failures import HOLDER_GONE
 from distrain.launcher.supervise.state import Phase, TaskState
+from distrain.wire import PRELOAD_GONE
 
 UNWATCHED = WatchdogSpec(step_timeout_s=0)
 """For tasks whose pulses a history leaves out."""
@@ -122,14 +120,10 @@ def test_of_many_failures_the_last_are_remembered_and_of_those_the_last_words() 
 
 def test_a_start_that_failed_with_the_process_it_was_to_come_from_is_tried_again() -> None:
     history = workers().training(23).killed(10.0, "worker:1").down(10.1).chosen(10.2, 20).at(11.0, "tick")
-    message = f"{HOLDER_GONE}: its process was killed by SIGKILL"
+    message = f"{PRELOAD_GONE}: its process was killed by SIGKILL"
     history.at(11.1, "task_exited", "worker:0", exit_code=125, message=message).down(11.2)
     assert history.state.phase is Phase.WAITING
     assert history.chosen(11.3, 20).told("restarting")[-1].data["cause"] == "crash"
-
-
-def test_the_agent_says_so_in_these_words() -> None:
-    assert HOLDER_GONE in inspect.getsource(warm)
 
 
 # ---- hosts that come and go

@@ -81,12 +81,6 @@ def choose(rundir: RunDir, job: JobSpec, *, before: int | None = None) -> tuple[
     return found, tuple(f"the checkpoint {name} is damaged: {wrong}; {instead}" for name, wrong in damaged)
 
 
-def newest_step(rundir: RunDir, job: JobSpec) -> int | None:
-    """The step of the newest checkpoint, whether or not it is whole: quick, for those who only show it."""
-    named = _named(folder_of(rundir, job))
-    return _step(named[-1]) if named else None
-
-
 def copy(checkpoint: Checkpoint, folder: Path) -> None:
     """Put a copy of it into `folder`, complete or not at all; one that is there under its name is replaced.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from distrain.launcher.events import Event
 from distrain.launcher.supervise.state import Failure, State
-from distrain.wire import PREEMPTED_EXIT
+from distrain.wire import PREEMPTED_EXIT, PRELOAD_GONE
 
 CONSEQUENCES = (
     "UnavailableError",
@@ -26,8 +26,6 @@ CONSEQUENCES = (
     "PeerGone",
 )
 """What TensorFlow, PyTorch and our own exchange say in a task whose peer is gone."""
-HOLDER_GONE = "the process that holds TensorFlow is gone"
-"""What an agent says of a task that is not there because of another process's end: the next one may well be."""
 QUIET_S = 4.0
 """A host tells of each of its tasks every second. One that has said nothing for so long cannot, or nobody hears it."""
 _SILENT = re.compile(
@@ -49,7 +47,7 @@ def failure_of(state: State, event: Event, *, exit_code: int | None, signal_name
         kind, message = _said(said), str(said.get("message"))
     elif event.data.get("message"):
         message = str(event.data["message"])
-        kind = "unforked" if message.startswith(HOLDER_GONE) else "start"
+        kind = "unforked" if message.startswith(PRELOAD_GONE) else "start"
     elif signal_name == "SIGTERM" or exit_code == PREEMPTED_EXIT:
         how = f"exit code {exit_code}" if signal_name is None else signal_name
         kind, message = "preempted", f"was asked to leave ({how})"
