@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -117,6 +118,14 @@ def folder(host: Host) -> str:
     return host.all(RunOpened)[0].folder + "/run" if host.all(RunOpened) else "/"
 
 
+def send_all(pids: list[int]) -> None:
+    """SIGTERM to every process, then SIGHUP to those that are still there."""
+    for number in (TERM, HUP):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
 def hear_the_end(host: Host, timeout_s: float = 20.0) -> None:
     with pytest.raises(HostError, match="ended unexpectedly"):
         host.until(lambda: False, "the end", timeout_s)
@@ -132,9 +141,7 @@ def test_tasks_end_by_themselves_and_what_they_leave_arrives(leaving: Leaving, w
     if whom == "all":
         everything = [process.pid for process in host.processes()]
         assert len(everything) == 3
-        for number in (TERM, HUP):
-            for pid in everything:
-                os.kill(pid, number)
+        send_all(everything)
     else:
         os.kill(host.guard_pid if whom == "guard" else host.agent_pid, TERM)
     ending = host.wait_for(AgentEnding)
@@ -166,9 +173,7 @@ def test_a_warm_task_does_not_mind_what_becomes_of_the_process_that_it_was_forke
     warm.host.wait_for(TaskStarted)
     everything = [process.pid for process in warm.host.processes()]
     assert warm.preload_pid in everything
-    for number in (TERM, HUP):
-        for pid in everything:
-            os.kill(pid, number)
+    send_all(everything)
     assert warm.host.exited().exit_code == PREEMPTED_EXIT
     hear_the_end(warm.host)
     assert (tmp_path / "saved").read_text() == "saved"
