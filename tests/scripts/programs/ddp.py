@@ -1,5 +1,6 @@
 """PyTorch's DistributedDataParallel on CPUs, as torchrun would start it. Usage: ddp.py OUT."""
 
+import atexit
 import json
 import os
 import sys
@@ -11,6 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 from distrain import report
 
 STEPS, BATCH_SIZE = 10, 32
+# After everything else that runs at exit, and past the interpreter's own end, in which PyTorch's threads abort now and
+# then ("terminate called without an active exception"), whoever starts them.
+ended = 1
+atexit.register(lambda: os._exit(ended))
 if "RANK" in os.environ:
     dist.init_process_group(backend="gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -33,7 +38,4 @@ for step, batch in enumerate(data):
 with open(f"{sys.argv[1]}.{rank}", "w") as file:
     json.dump({"losses": losses, "tensorflow": "tensorflow" in sys.modules, "keras": "keras" in sys.modules}, file)
 dist.destroy_process_group()
-# Past the interpreter's own end, in which PyTorch's threads abort now and then ("terminate called without an active
-# exception"), whoever starts them.
-sys.stdout.flush()
-os._exit(0)
+ended = 0
