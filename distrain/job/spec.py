@@ -10,11 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-STRATEGIES = ("OneDevice", "Mirrored", "MultiWorkerMirrored", "ParameterServer", "TPU")
-DATASETS = ("digits", "mnist", "fashion_mnist", "npz")
-MODELS = ("cnn", "mlp")
+STRATEGIES = (
+    "OneDevice",
+    "Mirrored",
+    "MultiWorkerMirrored",
+    "ParameterServer",
+    "ParameterAveraging",
+    "ModelParallel",
+    "Hybrid",
+    "TPU",
+)
+SHARDED = ("ModelParallel", "Hybrid")
+"""The strategies that keep each weight in parts, on several devices."""
+DATASETS = ("digits", "mnist", "fashion_mnist", "npz", "csv", "tfrecord", "image_folder")
+"""Beside them `tfds:<name>`."""
+MODELS = ("cnn", "mlp", "transformer")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-ROLES = ("chief", "worker", "ps", "evaluator")
+ROLES = ("chief", "worker", "ps", "evaluator", "dispatcher", "data")
+IMPLEMENTATIONS = ("auto", "ring", "nccl")
+COMPRESSIONS = ("none", "float16", "bfloat16")
+PLACEMENTS = ("round_robin", "by_size")
+SHARDINGS = ("auto", "files", "examples")
 LOCAL_NAMES = ("local", "localhost")
 """Names that mean the machine where the user types, which no connection leads to."""
 
@@ -32,11 +48,20 @@ class Named:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """`batch_size` is global: examples per step over all replicas. `path` is a file or folder of the user's."""
+    """`batch_size` is global: examples per step over all replicas. `path` is a file or folder of the user's.
+
+    The rest concerns what is read from files, or streamed. `shard`: how workers divide it, by whole files, by examples
+    of which each worker reads all, or whichever suits. `parallel_reads`: files read at once; `parallel_calls`: examples
+    decoded at once; None: TensorFlow chooses. `deterministic`: the same order every time.
+    """
 
     name: str = "digits"
     path: str | None = None
     batch_size: int = 128
+    shard: str = "auto"
+    parallel_reads: int | None = None
+    parallel_calls: int | None = None
+    deterministic: bool = True
     args: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -45,6 +70,10 @@ class TrainingSpec:
     """`validation`: every n epochs, 0 never. `steps_per_call`: training steps per call from the host, None: distrain
     chooses. `shuffle`: a new order of the examples each epoch. `cache` and `prefetch` (batches ahead, None: TensorFlow
     chooses) concern streamed datasets; those in memory need neither.
+
+    `scale_learning_rate`: the batch size that the optimizer's learning rate is meant for, by whose ratio to the job's
+    it is multiplied; None: it stays. `warmup_steps`: over which it rises to what it is to be, from what it is without
+    the scaling, or else from 0. `class_weight`: by class, what an example of it counts; those of other classes 1.
     """
 
     epochs: int = 1
@@ -58,6 +87,9 @@ class TrainingSpec:
     deterministic: bool = False
     precision: str = "float32"
     jit_compile: bool = False
+    scale_learning_rate: int | None = None
+    warmup_steps: int = 0
+    class_weight: Mapping[str, float] | None = None
     shuffle: bool = True
     cache: bool = False
     prefetch: int | None = None
@@ -65,8 +97,41 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
+class MeshSpec:
+    """Devices in rows and columns: `batch` parts of the batch, each of which `model` devices compute together."""
+
+    batch: int
+    model: int
+
+
+@dataclass(frozen=True)
 class StrategySpec:
+    """Each key concerns some strategies, named here; `job.check` refuses it elsewhere.
+
+    Sums of gradients (Mirrored, MultiWorkerMirrored): `implementation`, how they are made; `pack_bytes`, of gradients
+    that are sent as one, None: TensorFlow chooses; `compression`, what they are rounded to on the way.
+    `accumulate`: parts into which each replica's share of the batch is cut, to be computed one after the other; weights
+    change once for all of them (OneDevice, Mirrored, MultiWorkerMirrored, ParameterAveraging).
+    `placement`: which parameter server holds which variable (ParameterServer).
+    `sync_every`: steps between two averagings; `outer_momentum`: how much of the last change of the average goes on
+    into the next (ParameterAveraging).
+    `layout`: by regular expression on a variable's path, the mesh dimension that each of its axes is divided over, None
+    for one that is not; None: distrain chooses (ModelParallel, Hybrid). `mesh`: None: as many columns as there are
+    devices (Hybrid needs it, ModelParallel has none).
+    `tpu`: the TPU's name or address, None: that of the host (TPU).
+    """
+
     name: str = "OneDevice"
+    implementation: str = "auto"
+    pack_bytes: int | None = None
+    compression: str = "none"
+    accumulate: int = 1
+    placement: str = "round_robin"
+    sync_every: int = 8
+    outer_momentum: float = 0.0
+    layout: Mapping[str, tuple[str | None, ...]] | None = None
+    mesh: MeshSpec | None = None
+    tpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +174,8 @@ class ProgramSpec:
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """`chief`, `workers`, `ps` and `evaluators` are numbers of tasks; the chief of a ParameterServer job is implied.
+    """`chief`, `workers`, `ps`, `evaluators` and `data_workers` are numbers of tasks; the chief of a ParameterServer job
+    is implied, and so is the dispatcher of data workers, which read and prepare the examples for the others.
     `devices_per_worker`: GPUs where there are some, else virtual CPU devices. `threads_per_worker`: None shares the
     host's cores among its tasks. `ports`: candidates, in order; empty: any free port. `hosts`: empty: this machine.
     `start_timeout_s`: until every task is ready. `contact_timeout_s`: how long a host may be silent.
@@ -119,6 +185,7 @@ class ClusterSpec:
     ps: int = 0
     chief: int = 0
     evaluators: int = 0
+    data_workers: int = 0
     hosts: tuple[HostSpec, ...] = ()
     devices_per_worker: int = 1
     threads_per_worker: int | None = None
@@ -203,9 +270,13 @@ class JobSpec:
 
     @property
     def replicas(self) -> int:
-        """How many copies of the model share one global batch. A ParameterServer worker takes whole batches."""
-        if self.strategy.name == "ParameterServer":
+        """How many copies of the model share one global batch. A ParameterServer worker takes whole batches,
+        and so do all devices of a ModelParallel job together.
+        """
+        if self.strategy.name in ("ParameterServer", "ModelParallel"):
             return 1
+        if self.strategy.mesh is not None:
+            return self.strategy.mesh.batch
         return self.cluster.workers * self.cluster.devices_per_worker
 
     @property

@@ -2,7 +2,8 @@
 
 A name in there is complete or absent: everything is written under a hidden name, synced and renamed.
 A checkpoint `step-00000200/` holds `state.npz`, the arrays, and `checkpoint.json`, which tells what they are of and
-their SHA-256. Every variable of model and optimizer is there under `model/<n>` and `optimizer/<n>`, in Keras's order.
+their SHA-256. Every variable of model, optimizer and strategy is there under `model/<n>`, `optimizer/<n>` and `strategy/<n>`, in
+Keras's order.
 Reading them back is `resume`'s.
 """
 
@@ -16,7 +17,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,12 @@ class Snapshot:
         )
 
 
-def variables_of(model: keras.Model) -> Mapping[str, list[keras.Variable]]:
-    """What has to be saved of a compiled and built model; its metrics begin anew in each epoch."""
+def variables_of(model: keras.Model, of_strategy: Sequence[keras.Variable]) -> Mapping[str, list[keras.Variable]]:
+    """What has to be saved of a compiled and built model, whose metrics begin anew in each epoch, and of its strategy.
+    """
     of_metrics = {id(variable) for variable in model.metrics_variables}
     of_model = [variable for variable in model.variables if id(variable) not in of_metrics]
-    return {"model": of_model, "optimizer": list(model.optimizer.variables)}
+    return {"model": of_model, "optimizer": list(model.optimizer.variables), "strategy": list(of_strategy)}
 
 
 class Checkpoints:

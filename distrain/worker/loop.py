@@ -23,7 +23,6 @@ from distrain.worker.feed import Order
 from distrain.worker.meter import Busy, Meter
 from distrain.worker.place import Place
 from distrain.worker.refusal import Ending
-from distrain.worker.replicas import OwnVariables
 from distrain.worker.resume import Saved
 from distrain.worker.strategies.interface import Call, Strategy
 from distrain.worker.telemetry import METRICS_INTERVAL_S, PROGRESS_INTERVAL_S, Events
@@ -133,8 +132,6 @@ class Loop:
     def _begin(self) -> None:
         saved, validation = self._saved, self._dataset.validation
         self._events.phase("training")
-        with self._strategy.scope():
-            self._own = OwnVariables(self._model)
         if self._assignment.chief:
             self._events.send(
                 "started",
@@ -146,7 +143,7 @@ class Loop:
                 validation_examples=validation.size if validation else 0,
             )
         if saved is None:
-            self._strategy.restore(None)
+            self._strategy.restore(None, None)
             self._callbacks.on_train_begin()
             self._states.begin()
             return
@@ -156,10 +153,9 @@ class Loop:
         self._states.begin()
         arrays = saved.read()
         with self._strategy.scope():
-            saved.assign(self._model, self._order.steps_per_epoch, arrays)
-            self._own.restore(arrays.get("replicas"))
+            saved.assign(self._model, self._strategy.variables, self._order.steps_per_epoch, arrays)
         self._rows = arrays.get("metrics") if self._place.begun else None
-        self._strategy.restore(self._rows)
+        self._strategy.restore(self._rows, arrays.get("replicas"))
         self._states.restore(saved.about["callbacks"], arrays)
         self._latest.update(saved.about["metrics"])
         self._vitals.step = self._step
@@ -170,11 +166,13 @@ class Loop:
         """Train what is left of `epoch`; whether it is the last because somebody wants to stop."""
         if not (self._place.begun and epoch == self._place.epoch):
             self._callbacks.on_epoch_begin(epoch)
+        self._strategy.from_model()
         last = (epoch + 1) * self._order.steps_per_epoch
         while self._step < last and not self._stop:
             self._run_to(self._turns.station(self._step, last), epoch, last)
             if self._step < last and not self._stop and (self._wanted or self._turns.due_at(self._step)):
                 self._save(epoch)
+        self._strategy.to_model()
         logs = dict(self._latest["train"])
         score = None
         every = self._assignment.training["validation"]
@@ -311,11 +309,13 @@ class Loop:
         """Have the state of now written. Called by all tasks that train, for the replicas' own variables."""
         started = time.monotonic()
         self._wanted = False
-        own = self._own.rows()
+        own = self._strategy.own_rows()
+        if not epoch_ended:
+            self._strategy.to_model()
         if self._writer is None:
             return
         self._turns.taken()
-        groups = variables_of(self._model)
+        groups = variables_of(self._model, self._strategy.variables)
         arrays = {f"{group}/{n}": v.numpy() for group, variables in groups.items() for n, v in enumerate(variables)}
         if not epoch_ended and self._rows is not None:
             arrays["metrics"] = self._rows

@@ -44,8 +44,14 @@ class Saved:
         with np.load(self.path / STATE_FILE, allow_pickle=False) as stored:
             return dict(stored)
 
-    def assign(self, model: keras.Model, steps_per_epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Set all variables of model and optimizer to `arrays`. Called in the strategy's scope.
+    def assign(
+        self,
+        model: keras.Model,
+        of_strategy: Sequence[keras.Variable],
+        steps_per_epoch: int,
+        arrays: Mapping[str, np.ndarray],
+    ) -> None:
+        """Set all variables of model, optimizer and strategy to `arrays`. Called in the strategy's scope.
 
         Raises:
             Refusal: the checkpoint is not one of this model, or of epochs of so many steps. Nothing has changed.
@@ -55,9 +61,10 @@ class Saved:
                 f"the checkpoint {self.path} is of epochs of {there} steps, but here they have {steps_per_epoch}: "
                 "go on with the dataset, dataset.batch_size and training.steps_per_epoch that it was written with"
             )
-        for group, variables in variables_of(model).items():
+        groups = variables_of(model, of_strategy)
+        for group, variables in groups.items():
             self._check(group, variables, arrays)
-        for group, variables in variables_of(model).items():
+        for group, variables in groups.items():
             for n, variable in enumerate(variables):
                 array = arrays[f"{group}/{n}"]
                 # NumPy's format does not know types such as bfloat16, and keeps their bytes.

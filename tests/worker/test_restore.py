@@ -49,7 +49,7 @@ def variables(model):
     return [v for v in [*model.variables, *model.optimizer.variables] if id(v) not in of_metrics]
 
 whole, model = open_strategy(2)
-whole.restore(None)
+whole.restore(None, None)
 half = run(whole, 0, 15)
 held = [v.numpy() for v in variables(model)]
 end = run(whole, 15, 30)
@@ -76,7 +76,7 @@ for a, b in zip(variables(model), variables(other)):
 alone, _ = open_strategy(1)
 alone.restore(half.rows)
 assert alone._metrics.packed().numpy().tolist() == np.float32(half.rows.sum(axis=0)).tolist(), "it has what both had"
-alone.restore(None)
+alone.restore(None, None)
 assert not alone._metrics.packed().numpy().any()
 with pytest.raises(Refusal, match="go on with the metrics that training began with"):
     alone.restore(half.rows[:, 1:])

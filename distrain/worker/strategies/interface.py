@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -53,6 +53,8 @@ class Strategy(Protocol):
     """Where and how steps run. Every method but `scope` is called at the same point by all tasks that train."""
 
     replicas: int
+    variables: Sequence[keras.Variable]
+    """What it remembers itself beside the model, which checkpoints keep along with it. Made by `bind`."""
 
     def scope(self) -> AbstractContextManager[Any]:
         """Variables made within belong to the strategy."""
@@ -60,16 +62,25 @@ class Strategy(Protocol):
     def bind(self, plan: Plan) -> None:
         """Take what is to be trained. Called once, when the model is compiled and built."""
 
-    def restore(self, rows: np.ndarray | None) -> None:
+    def restore(self, rows: np.ndarray | None, own: np.ndarray | None) -> None:
         """Make the replicas what they were. Called once, after `bind`, when the model's variables hold what they are
         to hold; those by which layers draw random numbers, what the first replica had.
 
         `rows` are a Call's, for a start in the middle of an epoch; for another number of replicas, the first one gets
-        all. None: zeros.
+        all. None: zeros. `own` is what `own_rows` gave; for another number of replicas, or None, it changes nothing.
 
         Raises:
             Refusal: `rows` are those of other metrics.
         """
+
+    def own_rows(self) -> np.ndarray | None:
+        """float64[replicas, n]: those variables of each replica that are its own. None: all replicas hold the same."""
+
+    def to_model(self) -> None:
+        """Have the model's variables hold what training has come to, before anybody looks at them."""
+
+    def from_model(self) -> None:
+        """Go on with what the model's variables hold: somebody may have changed them since `to_model`."""
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         """Train the steps from `first` up to `last`, not included, all of one epoch; they are done when this ends.

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
@@ -98,6 +98,7 @@ class ParameterServer:
     """
 
     replicas = 1
+    variables: Sequence[keras.Variable] = ()
 
     def __init__(self, strategy: tf.distribute.ParameterServerStrategy, workers: int) -> None:
         self._strategy = strategy
@@ -124,8 +125,17 @@ class ParameterServer:
         train = self._train_memory if isinstance(plan.dataset.train, InMemory) else self._train_stream
         self._train = tf.function(train, autograph=False)
 
-    def restore(self, rows: np.ndarray | None) -> None:
+    def restore(self, rows: np.ndarray | None, own: np.ndarray | None) -> None:
         self._epoch_state = self._metrics.dealt(rows, 1)[0]
+
+    def own_rows(self) -> np.ndarray | None:
+        return None
+
+    def to_model(self) -> None:
+        """They are the model's own."""
+
+    def from_model(self) -> None:
+        """They are the model's own."""
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         with _named():

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.feed import Cells, MemoryFeed, Share, StreamFeed, prepared, resident, split, take
 from distrain.worker.refusal import Refusal
+from distrain.worker.replicas import OwnVariables
 from distrain.worker.step import MetricState, TrainStep, all_reduced, clock
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
@@ -39,6 +41,7 @@ class Synchronous:
         self._share = share
         self._summed_gradients = summed
         self.replicas = share.replicas
+        self.variables: Sequence[keras.Variable] = ()
 
     def scope(self) -> AbstractContextManager[Any]:
         return self._strategy.scope()
@@ -58,8 +61,11 @@ class Synchronous:
         self._evaluation: Callable[[], np.ndarray] | None = None
         self._train = tf.function(self._train_steps, autograph=False)
         self._sum = tf.function(self._sum_of_votes, autograph=False)
+        with self.scope():
+            self._own = OwnVariables(plan.model)
 
-    def restore(self, rows: np.ndarray | None) -> None:
+    def restore(self, rows: np.ndarray | None, own: np.ndarray | None) -> None:
+        self._own.restore(own)
         rows = self._metrics.dealt(rows, self.replicas)
         seeds = [v.value for v in self._plan.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
 
@@ -77,6 +83,15 @@ class Synchronous:
             self._strategy.run(replica)
 
         restore_all()
+
+    def own_rows(self) -> np.ndarray | None:
+        return self._own.rows()
+
+    def to_model(self) -> None:
+        """They are the model's own."""
+
+    def from_model(self) -> None:
+        """They are the model's own."""
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         if first % self._plan.order.steps_per_epoch == 0:
