@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 
 from distrain.agent import bootstrap
-from distrain.agent.folder import remove
+from distrain.arrival import discard
 
 _BLOCK_BYTES = 1 << 20
 _FILE_MODES = {0o600: b"f", 0o700: b"x"}
@@ -158,7 +158,7 @@ def _copy_verified(tree: str, folder: str, digest: str) -> bool:
             os.utime(tree)
             _forget_oldest(os.path.dirname(tree))
             return True
-    remove(folder)
+    discard(folder)
     os.mkdir(folder, 0o700)
     return False
 
@@ -174,7 +174,7 @@ def _forget_oldest(cache: str) -> None:
         gone = os.path.join(cache, f".old-{os.path.basename(path)}")
         with contextlib.suppress(OSError):
             os.rename(path, gone)
-        remove(gone)
+        discard(gone)
 
 
 def _entries(data: bytes | mmap.mmap) -> Iterator[tuple[bytes, bytes, int, int]]:

@@ -14,6 +14,8 @@ import re
 import stat
 from collections.abc import Iterator
 
+from distrain.arrival import discard
+
 _HELD = ".held"
 _LOCK = ".lock"
 _DEAD = ".dead-"
@@ -66,7 +68,7 @@ class RunFolder:
                     dead.append(os.path.join(parent, _DEAD + name))
                     os.rename(path, dead[-1])
         for path in dead:
-            remove(path)
+            discard(path)
 
     def _make(self, parent: str, name: str) -> None:
         import tempfile  # here, as for most agents this and the like below are never needed
@@ -86,21 +88,8 @@ class RunFolder:
                 for folder in (self.code, self.run, os.path.join(self.run, "output")):
                     os.mkdir(folder, 0o700)
             except OSError:
-                remove(self.path)
+                discard(self.path)
                 raise
-
-
-def remove(path: str) -> None:
-    """Remove a folder with all that is in it, also what its owner may not write or enter."""
-    import shutil
-
-    for folder, folders, _ in os.walk(path):
-        for name in folders:
-            inside = os.path.join(folder, name)
-            if not os.path.islink(inside):
-                with contextlib.suppress(OSError):
-                    os.chmod(inside, 0o700)
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _parents(cache: str | None) -> Iterator[str]:

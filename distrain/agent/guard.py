@@ -51,9 +51,9 @@ def run(tree: str, cache: str | None, removed_at_end: str | None) -> NoReturn:
     exit_code = guard.watch()
     processes.end_all_below()
     for path in guard.removed:
-        from distrain.agent import folder
+        from distrain import arrival
 
-        folder.remove(path)
+        arrival.discard(path)
     os._exit(exit_code)
 
 

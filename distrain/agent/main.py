@@ -19,7 +19,7 @@ from collections.abc import Callable
 from distrain.agent import processes
 from distrain.agent.aside import Asides
 from distrain.agent.ending import END_GRACE_S, KILL_TIMEOUT_S, PREEMPTION_GRACE_S, Asked, Ending
-from distrain.agent.folder import FolderError, RunFolder, remove
+from distrain.agent.folder import FolderError, RunFolder
 from distrain.agent.guard import LOST_CONNECTION_S
 from distrain.agent.harm import Harms
 from distrain.agent.host import welcome
@@ -32,6 +32,7 @@ from distrain.agent.receiving import Receiving
 from distrain.agent.shipping import Shipping
 from distrain.agent.tasks import Tasks
 from distrain.agent.wakeup import ENDING, Wakeup
+from distrain.arrival import discard
 from distrain.contact import Contact
 from distrain.wire import (
     AgentEnding,
@@ -121,7 +122,7 @@ class Agent:
             self._send(AgentNote("error", f"these processes were killed but do not end, see `ps {numbers}`"))
         self._say_farewell()
         if self._folder is not None:
-            remove(self._folder.path)
+            discard(self._folder.path)
 
     def _is_over(self) -> bool:
         """Whether the end has begun, and nothing is left that it waits for."""

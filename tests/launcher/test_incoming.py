@@ -172,7 +172,7 @@ def test_hostile_names_arrive(chief: Incoming, tmp_path: Path, name: str) -> Non
     assert seen(tmp_path) == {f"output/{name}": b"1", f"checkpoints/{name}/{name}": b"2"}
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "output/../../x", "..", "a\0b"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "./plan.json", "../x", "output/../../x", "..", "a\0b"])
 @pytest.mark.parametrize("where", ["artifact", "file"])
 def test_nothing_is_written_elsewhere(tmp_path: Path, path: str, where: str) -> None:
     run_dir = tmp_path / "run"
@@ -205,7 +205,6 @@ def test_parts_out_of_order_are_refused(chief: Incoming) -> None:
         ".lock",
         "launcher.log",
         "stacks/x",
-        "./plan.json",
         "from/host2/x",
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PARTS = ("__init__.py", "contact.py", "wire.py", "agent", "worker")
+PARTS = ("__init__.py", "arrival.py", "contact.py", "wire.py", "agent", "worker")
 """What travels, of the folder `distrain`."""
 
 _PACKAGE = Path(__file__).parents[2]
