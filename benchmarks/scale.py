@@ -13,12 +13,10 @@ and pdsh.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +25,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab import Lab, lab
 from processes import DEADLINE_S, Processes
 from rich.table import Table
 from side_by_side import Measured, Side, Spread, by_turns, print_table, write
 
-NETLAB = Path(__file__).resolve().parents[1] / "scripts" / "netlab"
 HOSTS = (1, 5, 10, 25, 50)
 TASKS_PER_HOST = 4
 LEFT_AFTER_S = 5.0
@@ -45,18 +43,13 @@ QUANTITIES = {
 
 
 @dataclass(frozen=True)
-class Lab:
-    """The hosts, and `work`: a folder of this machine that they see too, with the stub in it."""
+class Hosts:
+    """Those of `lab`, and `work`: a folder of this machine that they see too, with the stub in it."""
 
-    folder: Path
+    lab: Lab
     work: Path
     namespaces: frozenset[tuple[int, int]]
     listeners: frozenset[int]
-
-    @property
-    def path(self) -> str:
-        """A PATH with an ssh that finds the hosts."""
-        return f"{self.folder}/bin:{os.environ['PATH']}"
 
     def processes(self) -> list[int]:
         """Whatever runs on the hosts, but for the sshds that wait there for connections."""
@@ -81,7 +74,7 @@ class Lab:
 
     def forget(self) -> None:
         """Removes what distrain has stored on the hosts."""
-        for cache in self.folder.glob("hosts/*/root/.cache"):
+        for cache in self.lab.folder.glob("hosts/*/root/.cache"):
             shutil.rmtree(cache)
 
 
@@ -91,30 +84,20 @@ def _identity(namespace: str) -> tuple[int, int]:
 
 
 @contextmanager
-def lab(hosts: int) -> Iterator[Lab]:
+def opened(hosts: int) -> Iterator[Hosts]:
     with tempfile.TemporaryDirectory(prefix="distrain-scale-") as work:
         (Path(work) / "stub.sh").write_text(STUB)
-        folder = Path(f"/run/netlab-scale-{os.getpid()}")
-        netlab = (str(NETLAB), "--dir", str(folder))
-        shown = [word for each in (work, sys.prefix, sys.base_prefix) for word in ("--show", each)]
-        made = subprocess.run((*netlab, "up", str(hosts), *shown), check=False)
-        if made.returncode:
-            sys.exit(made.returncode)
-        try:
-            record = json.loads((folder / "lab.json").read_text())
-            names = [host["namespace"] for host in record["hosts"]]
-            listeners = [path.read_text() for path in folder.glob("hosts/*/etc/ssh/sshd.pid")]
-            yield Lab(
-                folder,
+        with lab("scale", hosts, shown=(work,)) as there:
+            listeners = [path.read_text() for path in there.folder.glob("hosts/*/etc/ssh/sshd.pid")]
+            yield Hosts(
+                there,
                 Path(work),
-                frozenset(_identity(f"/run/netns/{name}") for name in names),
+                frozenset(_identity(f"/run/netns/{name}") for name in there.namespaces.values()),
                 frozenset(map(int, listeners)),
             )
-        finally:
-            subprocess.run((*netlab, "down"), check=True)
 
 
-def measure(lab: Lab, argv: Sequence[str], tasks: int) -> Measured:
+def measure(there: Hosts, argv: Sequence[str], tasks: int) -> Measured:
     """Runs a command that starts `tasks` stubs, until it shows that all are there; then interrupts it.
 
     Raises:
@@ -122,7 +105,7 @@ def measure(lab: Lab, argv: Sequence[str], tasks: int) -> Measured:
     """
     with Processes() as processes:
         began = time.monotonic()
-        process = processes.start(argv, {"PATH": lab.path, "PDSH_RCMD_TYPE": "ssh"})
+        process = processes.start(argv, {"PATH": there.lab.path, "PDSH_RCMD_TYPE": "ssh"})
         assert process.stdout is not None
         seen: list[float] = []
         for line in process.stdout:
@@ -134,31 +117,31 @@ def measure(lab: Lab, argv: Sequence[str], tasks: int) -> Measured:
             raise RuntimeError(f"{len(seen)} of {tasks} tasks of {argv[0]} came:\n{processes.error_tail()}")
         interrupted = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)
-        while (left := len(lab.processes())) and time.monotonic() - interrupted < LEFT_AFTER_S:
+        while (left := len(there.processes())) and time.monotonic() - interrupted < LEFT_AFTER_S:
             time.sleep(0.02)
         took = time.monotonic() - interrupted
-    lab.clear()
+    there.clear()
     measured = {"first line s": seen[0], "all ready s": seen[-1], "left": float(left)}
     return measured if left else {**measured, "nothing left s": took}
 
 
-def sides(lab: Lab, hosts: int) -> tuple[Side, ...]:
+def sides(there: Hosts, hosts: int) -> tuple[Side, ...]:
     names = [f"host{number}" for number in range(1, hosts + 1)]
     tasks = hosts * TASKS_PER_HOST
     slots = ",".join(f"{name}:{TASKS_PER_HOST}" for name in names)
     python = sys.executable
-    launch = ("env", f"--chdir={lab.work}", python, "-m", "distrain", "launch", "--plain", "--python", python)
+    launch = ("env", f"--chdir={there.work}", python, "-m", "distrain", "launch", "--plain", "--python", python)
     launch += ("--workers", slots, "--", "sh", "stub.sh")
-    remote = f"for each in $(seq {TASKS_PER_HOST}); do sh {shlex.quote(str(lab.work))}/stub.sh & done; wait"
+    remote = f"for each in $(seq {TASKS_PER_HOST}); do sh {shlex.quote(str(there.work))}/stub.sh & done; wait"
     loop = f"for host in {' '.join(names)}; do ssh $host {shlex.quote(remote)} & done; wait"
     pdsh = ("pdsh", "-b", "-f", str(hosts), "-w", ",".join(names), remote)
 
     def first_time() -> Measured:
-        lab.forget()
-        return measure(lab, launch, tasks)
+        there.forget()
+        return measure(there, launch, tasks)
 
     def side(name: str, argv: Sequence[str]) -> Side:
-        return Side(name, lambda: measure(lab, argv, tasks))
+        return Side(name, lambda: measure(there, argv, tasks))
 
     return (
         side("distrain", launch),
@@ -191,7 +174,7 @@ def main() -> None:
     if shutil.which("pdsh") is None:
         sys.exit("pdsh is missing: install it (Debian and Ubuntu: apt install pdsh)")
     measured = {}
-    with lab(max(chosen.hosts)) as there:
+    with opened(max(chosen.hosts)) as there:
         for hosts in chosen.hosts:
             print(f"{hosts} hosts, {hosts * TASKS_PER_HOST} tasks", file=sys.stderr)
             measured[hosts] = by_turns(sides(there, hosts), chosen.repeats)

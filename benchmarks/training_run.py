@@ -50,12 +50,12 @@ def rate(reached: Sequence[tuple[float, int]], batch_size: int) -> float:
 
 
 class TrainingRun(Processes):
-    """A `distrain run` as a person would type it, from the start of its process. `with` ends it.
+    """A `distrain run` as a person would type it, from the start of its process. `with` ends it. `env`: set for it.
 
     Left early, it is ended as by Ctrl-C, and must leave nothing behind.
     """
 
-    def __init__(self, job: Mapping[str, Any]) -> None:
+    def __init__(self, job: Mapping[str, Any], env: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory(prefix="distrain-benchmark-")
         self._runs = Path(self._folder.name) / "runs"
@@ -63,7 +63,7 @@ class TrainingRun(Processes):
         job_file.write_text(json.dumps(job))
         command = (sys.executable, "-m", "distrain", "run", str(job_file), "--json", "--runs-dir", str(self._runs))
         self.began = time.time()
-        self.launcher = self.start(command, stdout=subprocess.DEVNULL)
+        self.launcher = self.start(command, env, stdout=subprocess.DEVNULL)
 
     def events(self) -> Iterator[dict[str, Any]]:
         """The lines of its events.jsonl as they are written, to the end of the run.

@@ -358,12 +358,14 @@ class TaskEvent(TaskMessage):
 @dataclass(frozen=True)
 class TaskUsage(TaskMessage):
     """What the task's process group uses now: resident memory in bytes, and CPU seconds so far. `stopped`: its main
-    process stands still, as SIGSTOP has it.
+    process stands still, as SIGSTOP has it. `sent_bytes`, `received_bytes`: over TCP so far, None: cannot be told.
     """
 
     memory_bytes: int
     cpu_s: float
     stopped: bool = False
+    sent_bytes: int | None = None
+    received_bytes: int | None = None
 
 
 @dataclass(frozen=True)

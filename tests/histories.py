@@ -123,8 +123,8 @@ def program(*names: str, **policy: Any) -> History:
 def parameter_server(**policy: Any) -> History:
     return History(
         TaskState("chief:0", "local"),
-        TaskState("worker:0", "local", serves=True),
-        TaskState("worker:1", "local", serves=True),
+        TaskState("worker:0", "local", serves=True, starts_alone=True),
+        TaskState("worker:1", "local", serves=True, starts_alone=True),
         TaskState("ps:0", "local", serves=True),
         chief="chief:0",
         **{"restart": RESTART, **policy},

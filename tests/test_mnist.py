@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from documented_events import undocumented
+from equivalence_table import ENOUGH, Accuracy
 from process_table import MARK, marked, wait_until
 
 pytestmark = pytest.mark.tensorflow
@@ -24,8 +26,20 @@ JOBS = {
     "Mirrored": "strategy: Mirrored\ncluster: {devices_per_worker: 2}",
     "MultiWorkerMirrored": "strategy: MultiWorkerMirrored\ncluster: {workers: 2}",
     "ParameterServer": "strategy: ParameterServer\ncluster: {workers: 2, ps: 2}",
+    "ParameterAveraging": "strategy: {name: ParameterAveraging, sync_every: 8}\ncluster: {workers: 2}",
+    "float16": "strategy: {name: MultiWorkerMirrored, compression: float16}\ncluster: {workers: 2}",
+    "bfloat16": "strategy: {name: MultiWorkerMirrored, compression: bfloat16}\ncluster: {workers: 2}",
 }
-ENOUGH = 0.96
+WORDS = {
+    "ParameterAveraging": "`ParameterAveraging`, 2 workers, `sync_every: 8`",
+    "ParameterServer": "`ParameterServer`, 2 workers",
+    "MultiWorkerMirrored": "`MultiWorkerMirrored`, 2 workers",
+    "Mirrored": "`Mirrored`, 2 devices",
+    "OneDevice": "`OneDevice`",
+    "float16": "`compression: float16`",
+    "bfloat16": "`compression: bfloat16`",
+}
+"""What the table of equivalence calls them."""
 
 needs_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason=f"no MNIST in {MNIST}")
 
@@ -65,12 +79,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @needs_mnist
 @pytest.mark.timeout(600)
-def test_every_strategy_learns_mnist(trained: dict[str, Path]) -> None:
+def test_every_strategy_learns_mnist(trained: dict[str, Path], measured: Callable[[Accuracy], None]) -> None:
     accuracies = {}
     for strategy, run in trained.items():
         summary = json.loads((run / "summary.json").read_text())
         assert (summary["state"], summary["epochs"], summary["steps"]) == ("succeeded", 3, 186)
         accuracies[strategy] = summary["metrics"]["validation"]["accuracy"]
+        measured(Accuracy(WORDS[strategy], accuracies[strategy]))
     assert min(accuracies.values()) >= ENOUGH, accuracies
 
 

@@ -24,7 +24,7 @@ _TELL_VERSIONS = """
 import json, platform
 from importlib import metadata, util
 known = {
-    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tf-nightly", "tf-nightly-cpu"),
+    "tensorflow": ("tensorflow", "tensorflow-cpu", "tensorflow-rocm", "tensorflow-tpu", "tf-nightly", "tf-nightly-cpu"),
     "keras": ("keras", "keras-nightly"),
     "torch": ("torch",),
 }

@@ -1,4 +1,4 @@
-"""All tasks of this host: starts them cold or warm, stops them, reaps what ends, and measures what they use.
+"""All tasks of this host: starts them cold or warm, stops them, and reaps what ends.
 
 It does no waiting: `main` selects on `sources`, and calls `tick` when `next_tick` has come. A task is known by its
 name until it is cleared.
@@ -19,13 +19,11 @@ from distrain.agent.out_of_memory import KernelsWord
 from distrain.agent.processes import Process
 from distrain.agent.streams import Pipe
 from distrain.agent.task import State, Task, refusal
+from distrain.agent.usage import Usage
 from distrain.agent.warm import Forked, NotForked, Preloaded, Request
-from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent, TaskUsage
+from distrain.wire import AgentNote, Message, Preload, StartTask, TaskEvent
 
 _LOOK_AGAIN_S = (0.02, 0.5)
-_USAGE_INTERVAL_S = 1.0
-_USAGE_SHARE = 0.005
-"""Usage is looked at less often where looking would cost more than this share of a core."""
 
 
 class Tasks:
@@ -35,12 +33,12 @@ class Tasks:
         self._tree = tree
         self._emit = emit
         self._kernel = KernelsWord()
+        self._usage = Usage(self._members, emit)
         self._tasks: dict[str, Task] = {}
         self._preloaded: Preloaded | None = None
         self._refusing: str | None = None
         self._look_at = math.inf
         self._look_pause_s = _LOOK_AGAIN_S[0]
-        self._usage_at = math.inf
 
     def __bool__(self) -> bool:
         """Whether any task is not cleared yet."""
@@ -68,12 +66,12 @@ class Tasks:
             self._refuse(request, f"{earlier.name} of attempt {earlier.attempt} is not cleared yet")
             return
         try:
-            task = self._tasks[request.task] = Task(request, self._kernel, self._emit)
+            task = self._tasks[request.task] = Task(request, self._kernel, self._quote)
             (self._start_warm if request.warm else self._start_cold)(task)
         except OSError as error:
             self._tasks.pop(request.task, None)
             self._refuse(request, f"{request.task} could not be started: {error.strerror}; see `ulimit -a` there")
-        self._usage_at = min(self._usage_at, time.monotonic() + _USAGE_INTERVAL_S)
+        self._usage.begin()
         self._forget_cleared()
 
     def stop(self, names: tuple[str, ...], grace_s: float) -> None:
@@ -131,15 +129,15 @@ class Tasks:
         rests = (pipe.resume_at for pipe in self._pipes() if has_room and pipe.resume_at)
         later = (due for due in (*stops, *rests) if due > now)
         stacks = (task.stacks.due for task in self._tasks.values())
-        return min(self._look_at, self._usage_at, *later, *stacks, math.inf)
+        return min(self._look_at, self._usage.due, *later, *stacks, math.inf)
 
     def tick(self) -> None:
         now = time.monotonic()
         overdue = any(task.is_overdue(now) for task in self._tasks.values())
         if now >= self._look_at or (overdue and self._look_at == math.inf):
             self._look(now)
-        if now >= self._usage_at:
-            self._measure(now)
+        if now >= self._usage.due:
+            self._usage.look(self._tasks.values())
         for task in self._tasks.values():
             task.tell_stacks(now)
 
@@ -160,6 +158,11 @@ class Tasks:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
         self._forget_cleared()
+
+    def _quote(self, message: Message) -> None:
+        """What a task says."""
+        self._usage.before(message, self._tasks)
+        self._emit(message)
 
     # ---- starting
 
@@ -304,20 +307,3 @@ class Tasks:
             for pipe in (task.output, task.events):
                 if pipe.is_open:
                     yield pipe
-
-    # ---- usage
-
-    def _measure(self, now: float) -> None:
-        running = [task for task in self._tasks.values() if task.state is State.RUNNING]
-        if not running:
-            self._usage_at = now + _USAGE_INTERVAL_S if self._tasks else math.inf
-            return
-        before_s = time.thread_time()
-        members = self._members()
-        for task in running:
-            memory_bytes = sum(map(processes.memory_bytes, members[task.name]))
-            cpu_s = sum(process.cpu_s for process in members[task.name])
-            stopped = any(process.pid == task.pid and process.stopped for process in members[task.name])
-            self._emit(TaskUsage(task.name, task.attempt, memory_bytes, cpu_s, stopped))
-        spent_s = time.thread_time() - before_s
-        self._usage_at = now + max(_USAGE_INTERVAL_S, spent_s / _USAGE_SHARE)

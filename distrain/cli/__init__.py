@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from distrain.cli.bench import bench
 from distrain.cli.chaos import chaos
 from distrain.cli.launch import launch
 from distrain.cli.options import PATH, SET, host_options, missing, run_options
@@ -30,7 +31,7 @@ def distrain() -> None:
     """Train TensorFlow and Keras models on many devices and machines, from one job file, or with a script of yours."""
 
 
-for command in (launch, chaos, attach, logs, status, stop, list_runs):
+for command in (launch, bench, chaos, attach, logs, status, stop, list_runs):
     distrain.add_command(command)
 
 

@@ -27,6 +27,7 @@ class Asked:
     ps: str | None = None
     chief: str | None = None
     evaluator: str | None = None
+    data: str | None = None
     hostfile: Path | None = None
     python: str | None = None
 
@@ -41,6 +42,7 @@ class Asked:
             ("--ps", "ps", "ps"): self.ps,
             ("--chief", "chief", "chief"): self.chief,
             ("--evaluator", "evaluators", "evaluator"): self.evaluator,
+            ("--data", "data_workers", "data"): self.data,
         }
         wanted = {key: text for key, text in asked.items() if text is not None}
         if self.hostfile is not None and self.workers is not None and not _is_number(self.workers):

@@ -51,7 +51,8 @@ _HOSTS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--ps", metavar="H", help="Parameter servers, likewise."),
     click.option("--chief", metavar="H", help="The host of the chief."),
-    click.option("--evaluator", metavar="H", help="Evaluators, likewise; for scripts and commands."),
+    click.option("--evaluator", metavar="H", help="Evaluators, likewise."),
+    click.option("--data", metavar="H", help="Workers that prepare examples for the others, likewise."),
     click.option(
         "--hostfile", type=PATH, metavar="FILE", help="Hosts, one a line: `host`, `host:2` or `host slots=2`."
     ),
@@ -70,7 +71,7 @@ def shown_options(command: Command) -> Command:
 
 
 def host_options(command: Command) -> Command:
-    """Which hosts: workers, ps, chief, evaluator, hostfile, python, for `hosts.asked` to read."""
+    """Which hosts: workers, ps, chief, evaluator, data, hostfile, python, for `hosts.asked` to read."""
     return _with(_HOSTS, command)
 
 

@@ -23,6 +23,8 @@ class Role(StrEnum):
     WORKER = "worker"
     PS = "ps"
     EVALUATOR = "evaluator"
+    DISPATCHER = "dispatcher"
+    DATA = "data"
 
 
 _ORDER = tuple(Role)
@@ -74,10 +76,15 @@ class Placement:
 def tasks_of(job: JobSpec) -> tuple[Task, ...]:
     """Every task of the job, in plan order."""
     cluster = job.cluster
-    numbers = {Role.CHIEF: int(_chief_is_implied(job)), Role.WORKER: cluster.workers, Role.PS: cluster.ps}
-    if job.program is not None:
-        numbers |= {Role.CHIEF: cluster.chief, Role.EVALUATOR: cluster.evaluators}
-    return tuple(Task(role, index) for role in Role for index in range(numbers.get(role, 0)))
+    numbers: Mapping[Role, int] = {
+        Role.CHIEF: cluster.chief if job.program is not None else int(_chief_is_implied(job)),
+        Role.WORKER: cluster.workers,
+        Role.PS: cluster.ps,
+        Role.EVALUATOR: cluster.evaluators,
+        Role.DISPATCHER: int(cluster.data_workers > 0),
+        Role.DATA: cluster.data_workers,
+    }
+    return tuple(Task(role, index) for role in Role for index in range(numbers[role]))
 
 
 def chief_of(tasks: Sequence[Task]) -> Task:
@@ -86,23 +93,53 @@ def chief_of(tasks: Sequence[Task]) -> Task:
 
 
 def computes(job: JobSpec, task: Task) -> bool:
-    """Whether the task trains: parameter servers hold variables, and their chief only hands out steps."""
-    return task.role is not Role.PS and not (task.role is Role.CHIEF and _chief_is_implied(job))
+    """Whether the task needs cores: parameter servers hold variables, their chief only hands out steps, and so does a
+    dispatcher with examples.
+    """
+    idle = task.role in (Role.PS, Role.DISPATCHER) or (task.role is Role.CHIEF and _chief_is_implied(job))
+    return not idle
+
+
+def in_cluster(task: Task) -> bool:
+    """Whether the task trains together with others, or holds their variables: one of those that TensorFlow connects."""
+    return task.role in (Role.CHIEF, Role.WORKER, Role.PS)
+
+
+def prepares(task: Task) -> bool:
+    """Whether the task is one of tf.data's service."""
+    return task.role in (Role.DISPATCHER, Role.DATA)
+
+
+def evaluates(job: JobSpec, task: Task) -> bool:
+    """Whether the task looks at what distrain's own training leaves, which does without it if need be."""
+    return job.program is None and task.role is Role.EVALUATOR
 
 
 def serves(job: JobSpec, task: Task) -> bool:
     """Whether the task never ends by itself, and is stopped when the run's work is done."""
     if job.program is None:
-        return job.strategy.name == "ParameterServer" and task.role is not Role.CHIEF
+        called = job.strategy.name == "ParameterServer" and task.role in (Role.WORKER, Role.PS)
+        return called or prepares(task)
     # A program with a chief and parameter servers trains as TensorFlow's ParameterServerStrategy has it: its workers
     # wait for what the chief sends them.
     waiting = job.cluster.chief and job.cluster.ps
     return task.role in (Role.PS, Role.EVALUATOR) or (task.role is Role.WORKER and bool(waiting))
 
 
+def starts_alone(job: JobSpec, task: Task) -> bool:
+    """Whether the task, once it has failed, is started again by itself, while the others go on."""
+    if job.program is not None:
+        return False
+    return evaluates(job, task) or (serves(job, task) and task.role is not Role.PS)
+
+
 def needs_address(job: JobSpec, task: Task) -> bool:
-    """Whether there is a port for this task: always in a program; a job's single task needs none."""
-    return job.program is not None or len(tasks_of(job)) > 1
+    """Whether there is a port for this task: always in a program; one that trains alone needs none, nor does who
+    evaluates what it leaves.
+    """
+    if job.program is not None or prepares(task):
+        return True
+    return in_cluster(task) and sum(in_cluster(other) for other in tasks_of(job)) > 1
 
 
 def hosts_of(job: JobSpec) -> tuple[Host, ...]:
@@ -124,8 +161,8 @@ def _host(name: str, offers: list[HostSpec]) -> Host:
 
 def place(job: JobSpec) -> tuple[Placement, ...]:
     """Every task of the job on a slot: each role's tasks fill the offers that name the role, then those of any role,
-    in the order of the offers. The implied chief of a ParameterServer job needs no slot: where no offer names it, it
-    runs on the first host.
+    in the order of the offers. What distrain adds by itself needs no slot where no offer names it: the chief of a
+    ParameterServer job runs on the first host then, an evaluator and the dispatcher of data workers beside the chief.
 
     Raises:
         UsageError: the hosts have too few slots.
@@ -162,7 +199,8 @@ def numbers_offered(job: JobSpec) -> Mapping[str, int]:
     alone = {role: sum(offer.slots for offer in offers if offer.roles == (role.value,)) for role in Role}
     if job.program is not None:
         return {"ps": alone[Role.PS], "chief": min(alone[Role.CHIEF], 1), "evaluators": alone[Role.EVALUATOR]}
-    return {"ps": max(alone[Role.PS], 1)} if _chief_is_implied(job) else {}
+    servers = {"ps": max(alone[Role.PS], 1)} if _chief_is_implied(job) else {}
+    return {**servers, "evaluators": min(alone[Role.EVALUATOR], 1), "data_workers": alone[Role.DATA]}
 
 
 def room_for_workers(job: JobSpec) -> int:
@@ -173,18 +211,24 @@ def room_for_workers(job: JobSpec) -> int:
 
 
 def short_of_ports(job: JobSpec) -> tuple[str, int] | None:
-    """The host that has the most tasks and their number, where `cluster.ports` lists fewer. Every task has a slot."""
-    if not job.cluster.ports or not needs_address(job, tasks_of(job)[0]):
+    """The host that has the most tasks that need a port, and their number, where `cluster.ports` lists fewer. Every
+    task has a slot.
+    """
+    addressed = Counter(placement.host.name for placement in place(job) if needs_address(job, placement.task))
+    if not job.cluster.ports or not addressed:
         return None
-    (host, tasks), *_ = Counter(placement.host.name for placement in place(job)).most_common(1)
+    ((host, tasks),) = addressed.most_common(1)
     return (host, tasks) if tasks > len(job.cluster.ports) else None
 
 
 def divides(job: JobSpec, workers: int) -> bool:
-    """Whether so many workers can share the job's batches. Those of a program, or under ParameterServer, need not."""
-    if job.program is not None or job.strategy.name == "ParameterServer":
+    """Whether so many workers can share the job's batches. Those of a program need not; how many cores a TPU has is
+    known where it is.
+    """
+    if job.program is not None or job.strategy.name == "TPU":
         return True
-    return job.dataset.batch_size % (workers * job.cluster.devices_per_worker) == 0
+    replicas = replace(job, cluster=replace(job.cluster, workers=workers)).replicas
+    return job.dataset.batch_size % replicas == 0
 
 
 def shrunk(job: JobSpec, gone: frozenset[str]) -> JobSpec | None:
@@ -218,8 +262,9 @@ def _fill(job: JobSpec) -> _Filling:
     naming = {role: [number for number, offer in enumerate(offers) if role in offer.roles] for role in Role}
     for_any = [number for number, offer in enumerate(offers) if not offer.roles]
     for task in tasks_of(job):
-        if not offers or (task.role is Role.CHIEF and _chief_is_implied(job) and not naming[task.role]):
-            name = next(iter(hosts))
+        if not offers or (_is_added(job, task) and not naming[task.role]):
+            # The chief is the first of the tasks.
+            name = filling.placements[0].host.name if filling.placements else next(iter(hosts))
         else:
             number = next((number for number in chain(naming[task.role], for_any) if filling.free[number]), None)
             if number is None:
@@ -230,6 +275,13 @@ def _fill(job: JobSpec) -> _Filling:
         filling.placements.append(Placement(task, hosts[name], running[name]))
         running[name] += 1
     return filling
+
+
+def _is_added(job: JobSpec, task: Task) -> bool:
+    """Whether the task is one that distrain's own training adds to those that were asked for."""
+    if task.role is Role.CHIEF:
+        return _chief_is_implied(job)
+    return task.role is Role.DISPATCHER or evaluates(job, task)
 
 
 def _chief_is_implied(job: JobSpec) -> bool:
@@ -243,6 +295,8 @@ def _counted(tasks: Sequence[Task]) -> str:
 
 
 def _plural(noun: str, count: int) -> str:
+    if noun == Role.DATA:
+        noun = "data worker"
     return noun if count == 1 or noun == Role.PS else f"{noun}s"
 
 

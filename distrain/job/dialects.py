@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from distrain.job.cluster import Placement, Role, Task, chief_of, computes, needs_address
+from distrain.job.cluster import Placement, Role, Task, chief_of, computes, in_cluster, needs_address
 from distrain.job.spec import JobSpec
 
 
@@ -77,11 +77,11 @@ def preload_environment(job: JobSpec) -> dict[str, str]:
 
 
 def _tensorflow(seat: Seat) -> dict[str, str]:
-    """TF_CONFIG. None for a task without peers, which TensorFlow then lets train alone. An evaluator is told that it is
-    one, beside a cluster that does not name it.
+    """TF_CONFIG. None for a task without peers, which TensorFlow then lets train alone. A program's evaluator is told
+    that it is one, beside a cluster that does not name it.
     """
-    members = [p.task for p in seat.placements if p.task.role is not Role.EVALUATOR]
-    if len(members) < 2 and seat.task in members:
+    members = [p.task for p in seat.placements if in_cluster(p.task)]
+    if len(members) < 2 if seat.task in members else seat.job.program is None:
         return {}
     cluster: dict[str, list[str]] = {}
     for task in members:
@@ -111,29 +111,31 @@ def _distrain(seat: Seat) -> dict[str, str]:
             "LOCAL_WORLD_SIZE": str(len(seat.neighbours)),
         }
     if needs_address(seat.job, seat.task):
-        told |= {
-            "ADDRESS": seat.addresses[seat.task],
-            "ADDRESSES": json.dumps({str(p.task): seat.addresses[p.task] for p in seat.placements}),
-        }
+        known = {str(p.task): seat.addresses[p.task] for p in seat.placements if p.task in seat.addresses}
+        told |= {"ADDRESS": seat.addresses[seat.task], "ADDRESSES": json.dumps(known)}
     if seat.job.program is not None:
         told["OUTPUT_DIR"] = seat.output_dir
     return {f"DISTRAIN_{name}": value for name, value in told.items()}
 
 
 def _cuda(seat: Seat) -> dict[str, str]:
-    """An equal slice of the host's GPUs for each task that computes, none for the others.
+    """An equal slice of the host's GPUs for each task that trains, one that these leave for who evaluates, none for the
+    others.
 
     With fewer GPUs than such tasks nobody gets one: a step takes as long as its slowest worker, and two processes
     on one GPU run each other out of memory. Nothing is set on a host without GPUs, or when the job sets it.
     """
     if seat.gpus == 0 or "CUDA_VISIBLE_DEVICES" in seat.job.env:
         return {}
-    if not computes(seat.job, seat.task):
-        return {"CUDA_VISIBLE_DEVICES": "-1"}
-    computing = [task for task in seat.neighbours if computes(seat.job, task)]
-    share = min(seat.gpus // len(computing), seat.job.cluster.devices_per_worker)
-    first = computing.index(seat.task) * share
-    return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in range(first, first + share)) or "-1"}
+    training = [task for task in seat.neighbours if computes(seat.job, task)]
+    share = min(seat.gpus // len(training), seat.job.cluster.devices_per_worker) if training else 0
+    mine = range(0)
+    if seat.task in training:
+        first = training.index(seat.task) * share
+        mine = range(first, first + share)
+    elif seat.task.role is Role.EVALUATOR:
+        mine = range(seat.gpus)[len(training) * share :][:1]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine)) or "-1"}
 
 
 def _torch(seat: Seat) -> dict[str, str]:

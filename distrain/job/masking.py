@@ -40,6 +40,11 @@ def masked_job(job: JobSpec) -> dict[str, Any]:
     shown["cluster"]["hosts"] = plain["cluster"]["hosts"]
     if job.program is not None:
         shown["program"]["argv"] = masked_arguments(job.program.argv)
+        return shown
+    # Nor are variables or what stands in records, whatever they are called.
+    shown["strategy"]["layout"] = plain["strategy"]["layout"]
+    if job.dataset.name == "tfrecord":
+        shown["dataset"]["args"] |= {key: plain["dataset"]["args"][key] for key in ("features", "label")}
     return shown
 
 

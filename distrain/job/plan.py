@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distrain.job.cluster import Host, Placement, Task, chief_of, computes, hosts_of, needs_address
+from distrain.job.cluster import (
+    Host,
+    Placement,
+    Role,
+    Task,
+    chief_of,
+    computes,
+    hosts_of,
+    in_cluster,
+    needs_address,
+)
 from distrain.job.dialects import Seat, environment, preload_environment
 from distrain.job.masking import masked, masked_arguments, masked_job
 from distrain.job.spec import JobSpec, ProgramSpec
@@ -124,6 +134,8 @@ def make_plan(
     placements = tuple(sorted(placements, key=lambda placement: placement.task))
     chief = chief_of([placement.task for placement in placements])
     job_json = job.to_json()
+    together = {placement.host for placement in placements if in_cluster(placement.task)}
+    data_service = _data_service(placements, addresses)
     tasks = []
     for placement in placements:
         task, host = placement.task, placement.host.name
@@ -137,8 +149,9 @@ def make_plan(
             "run_dir": there.run_dir,
             "attempt": attempt,
             "threads": _threads(job, placements, placement, there.cores),
-            "one_host": len({other.host for other in placements}) == 1,
+            "one_host": len(together) == 1,
             "import_paths": list(there.import_paths),
+            "data_service": data_service,
             "checkpoints": checkpoints if job.checkpoint is not None else None,
             "resume": resume and {"path": f"{checkpoints}/{resume.name}", "skip_to": resume.skip_to},
             "job": job_json,
@@ -159,6 +172,12 @@ def make_plan(
             )
         )
     return Plan(attempt, job, tuple(tasks))
+
+
+def _data_service(placements: tuple[Placement, ...], addresses: Mapping[Task, str]) -> Mapping[str, Any] | None:
+    """Where examples are prepared; None: every task prepares its own."""
+    workers = [addresses[placement.task] for placement in placements if placement.task.role is Role.DATA]
+    return {"dispatcher": addresses[Task(Role.DISPATCHER, 0)], "workers": workers} if workers else None
 
 
 def _checkpoints(job: JobSpec, run: str, there: HostFacts) -> str:

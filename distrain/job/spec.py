@@ -23,7 +23,8 @@ STRATEGIES = (
 SHARDED = ("ModelParallel", "Hybrid")
 """The strategies that keep each weight in parts, on several devices."""
 DATASETS = ("digits", "mnist", "fashion_mnist", "npz", "csv", "tfrecord", "image_folder")
-"""Beside them `tfds:<name>`."""
+"""Beside them those of tensorflow_datasets, by a name that begins with TFDS."""
+TFDS = "tfds:"
 MODELS = ("cnn", "mlp", "transformer")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 ROLES = ("chief", "worker", "ps", "evaluator", "dispatcher", "data")
@@ -69,7 +70,8 @@ class DatasetSpec:
 class TrainingSpec:
     """`validation`: every n epochs, 0 never. `steps_per_call`: training steps per call from the host, None: distrain
     chooses. `shuffle`: a new order of the examples each epoch. `cache` and `prefetch` (batches ahead, None: TensorFlow
-    chooses) concern streamed datasets; those in memory need neither.
+    chooses) concern streamed datasets; those in memory need neither. `loss` and `metrics`: of a model with several
+    outputs by the name of each, if they differ.
 
     `scale_learning_rate`: the batch size that the optimizer's learning rate is meant for, by whose ratio to the job's
     it is multiplied; None: it stays. `warmup_steps`: over which it rises to what it is to be, from what it is without
@@ -79,8 +81,8 @@ class TrainingSpec:
     epochs: int = 1
     steps_per_epoch: int | None = None
     optimizer: Named = Named("adam")
-    loss: Named = Named("sparse_categorical_crossentropy")
-    metrics: tuple[Named, ...] = (Named("accuracy"),)
+    loss: Named | Mapping[str, Named] = Named("sparse_categorical_crossentropy")
+    metrics: tuple[Named, ...] | Mapping[str, tuple[Named, ...]] = (Named("accuracy"),)
     callbacks: tuple[Named, ...] = ()
     seed: int = 1
     validation: int = 1
@@ -94,6 +96,18 @@ class TrainingSpec:
     cache: bool = False
     prefetch: int | None = None
     steps_per_call: int | None = None
+
+    @property
+    def losses(self) -> tuple[Named, ...]:
+        """Those of all outputs."""
+        return (self.loss,) if isinstance(self.loss, Named) else tuple(self.loss.values())
+
+    @property
+    def all_metrics(self) -> tuple[Named, ...]:
+        """Those of all outputs."""
+        if isinstance(self.metrics, tuple):
+            return self.metrics
+        return tuple(metric for of_one in self.metrics.values() for metric in of_one)
 
 
 @dataclass(frozen=True)
@@ -174,8 +188,8 @@ class ProgramSpec:
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """`chief`, `workers`, `ps`, `evaluators` and `data_workers` are numbers of tasks; the chief of a ParameterServer job
-    is implied, and so is the dispatcher of data workers, which read and prepare the examples for the others.
+    """`chief`, `workers`, `ps`, `evaluators` and `data_workers` are numbers of tasks; the chief of a ParameterServer
+    job is implied, and so is the dispatcher of data workers, which read and prepare the examples for the others.
     `devices_per_worker`: GPUs where there are some, else virtual CPU devices. `threads_per_worker`: None shares the
     host's cores among its tasks. `ports`: candidates, in order; empty: any free port. `hosts`: empty: this machine.
     `start_timeout_s`: until every task is ready. `contact_timeout_s`: how long a host may be silent.
@@ -294,12 +308,12 @@ class JobSpec:
     def _names_functions(self) -> bool:
         """Whether anything is a `package.module:function`, an optimizer's schedule included."""
         training = self.training
-        named = (self.model, training.optimizer, training.loss, *training.metrics, *training.callbacks)
+        named = (self.model, training.optimizer, *training.losses, *training.all_metrics, *training.callbacks)
         schedule = training.optimizer.args.get("learning_rate")
         names = [self.dataset.name, schedule, *(thing.name for thing in named)]
         if isinstance(schedule, Mapping):
             names.append(schedule["name"])
-        return any(isinstance(name, str) and ":" in name for name in names)
+        return any(isinstance(name, str) and ":" in name and not name.startswith(TFDS) for name in names)
 
     def to_json(self) -> dict[str, Any]:
         """The job as plain JSON values, every key present that concerns it."""
@@ -321,6 +335,7 @@ NOT_FOR_PROGRAMS: Mapping[str, str] = {
     "warm": "a program is always started by itself",
     "cluster.devices_per_worker": "a program sees all devices of its host, and $LOCAL_RANK tells it its own",
     "cluster.threads_per_worker": "a program chooses its own number of threads",
+    "cluster.data_workers": "a program reads its own data",
 }
 """The keys that mean nothing in a job with a program, and why."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from distrain import wire
 from distrain.errors import DistrainError
-from distrain.job.cluster import Placement, chief_of, place, serves, shrunk
+from distrain.job.cluster import Placement, chief_of, evaluates, place, serves, shrunk, starts_alone
 from distrain.job.plan import Plan, make_plan
 from distrain.job.spec import JobSpec
 from distrain.launcher.aside import Aside
@@ -45,7 +45,14 @@ class Attempts:
         """The tasks as they are laid out now, none of them started."""
         job = self._job
         return tuple(
-            TaskState(str(p.task), p.host.name, serves=serves(job, p.task), speaks=job.program is None)
+            TaskState(
+                str(p.task),
+                p.host.name,
+                serves=serves(job, p.task),
+                aside=evaluates(job, p.task),
+                starts_alone=starts_alone(job, p.task),
+                speaks=job.program is None,
+            )
             for p in self._placements
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from distrain import wire
-from distrain.job.cluster import Host, place
+from distrain.job.cluster import Host, computes, place
 from distrain.job.spec import JobSpec
 from distrain.launcher.hosts.reach import Reach
 
@@ -18,6 +18,8 @@ TITLES = {"tensorflow": "TensorFlow", "keras": "Keras", "python": "Python"}
 
 KNOWN_GOOD = {"tensorflow": "2.21", "keras": "3.15"}
 """The releases that distrain's own training was tested with. It uses parts of both that are private."""
+TPU_TENSORFLOW = "2.19"
+"""The last release with kernels for TPUs, by Keras's word; it comes as a package of its own."""
 
 CLOCK_TOLERANCE_S = 1.0
 ENOUGH_BYTES = 1 << 30
@@ -167,7 +169,7 @@ def _of_job(findings: Findings, job: JobSpec) -> Iterator[Advice]:
             f"{_LEGACY_KERAS} is set: `tf.keras` is then the package tf-keras, to be installed on every host, while "
             "`import keras` stays Keras 3; use one of the two",
         )
-    tasks = Counter(placement.host.name for placement in place(job) if placement.task.role != "ps")
+    tasks = Counter(placement.host.name for placement in place(job) if computes(job, placement.task))
     for seen in findings.hosts:
         cores = seen.welcome.cores if seen.welcome else None
         if cores is not None and tasks[seen.host.name] > cores:
@@ -180,7 +182,12 @@ def _of_job(findings: Findings, job: JobSpec) -> Iterator[Advice]:
 
 def _of_training(findings: Findings, job: JobSpec) -> Iterator[Advice]:
     """Our own training with this strategy and what is installed."""
+    on_tpu = job.strategy.name == "TPU"
+    if on_tpu:
+        yield from _of_tpu(findings)
     for package, tested in KNOWN_GOOD.items():
+        if on_tpu and package == "tensorflow":
+            continue
         found = {seen.host.name: seen.versions[package] for seen in findings.hosts if package in seen.versions}
         other = {name: version for name, version in found.items() if not f"{version}.".startswith(f"{tested}.")}
         if not other:
@@ -208,6 +215,19 @@ def _of_training(findings: Findings, job: JobSpec) -> Iterator[Advice]:
             None,
             f"the hosts have different numbers of GPUs ({shown}), and every step waits for the slowest worker; use "
             "hosts that are alike",
+        )
+
+
+def _of_tpu(findings: Findings) -> Iterator[Advice]:
+    """Other releases have no kernels for it, which they say late and obscurely."""
+    found = {seen.host.name: seen.versions["tensorflow"] for seen in findings.hosts if "tensorflow" in seen.versions}
+    other = {name: version for name, version in found.items() if not version.startswith(f"{TPU_TENSORFLOW}.")}
+    if other:
+        yield Advice(
+            "error",
+            None,
+            f"TensorFlow is {_grouped(other)}, and strategy TPU needs {TPU_TENSORFLOW}, the last that knows TPUs; "
+            f"`python3 -m pip install 'tensorflow-tpu=={TPU_TENSORFLOW}.*'`",
         )
 
 

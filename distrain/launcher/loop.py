@@ -190,8 +190,9 @@ class Loop:
                 age_s = self._ages.of(host, at, told_at)
                 extra = {"age_s": age_s, "log_tail": self._tail(task)} if kind in ("failure", "preempted") else {}
                 self._happened(Event(at, kind, attempt, task, host, details), only_decide=extra)
-            case wire.TaskUsage(task, _, memory_bytes, cpu_s, stopped):
-                used = {"memory_bytes": memory_bytes, "cpu_s": cpu_s}
+            case wire.TaskUsage(task, _, memory_bytes, cpu_s, stopped, sent, received):
+                traffic = {"sent_bytes": sent, "received_bytes": received}
+                used = {"memory_bytes": memory_bytes, "cpu_s": cpu_s, **traffic}
                 self._happened(Event(at, "usage", attempt, task, host, used), only_decide={"stopped": stopped})
             case wire.TaskStarted(task, _, _, pid):
                 self._happened(Event(at, "task_started", attempt, task, host, {"pid": pid}))
@@ -205,7 +206,8 @@ class Loop:
                 extra = {"log_tail": self._tail(task), "age_s": self._ages.of(host, at, ended_at)}
                 actions = () if late else self._step(event, extra)
                 unchanged = len(self.state.failures) + self.state.restarted == known
-                expected = late or (unchanged and self.state.tasks[task].failure is None)
+                known_state = self.state.tasks[task]
+                expected = late or (unchanged and known_state.failure is None and not known_state.given_up)
                 self._show(replace(event, data={**event.data, "expected": expected}))
                 self._carry_out(actions)
             case wire.TaskCleared(task, _):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ import distrain
 from distrain.launcher.events import Event
 from distrain.launcher.supervise.restarts import MOST_PAST
 from distrain.launcher.supervise.state import State
+
+_TRAFFIC = ("sent_bytes", "received_bytes")
 
 
 @dataclass
@@ -37,8 +40,12 @@ class Tally:
     steps: int = 0
     steps_per_epoch: int = 0
     examples_per_s: float | None = None
+    evaluated: tuple[int, int] = (0, 0)
+    """Attempt and step of the furthest checkpoint that an evaluator has told of."""
     to_ready_s: float | None = None
     to_first_step_s: float | None = None
+    starts: Counter[str | None] = field(default_factory=Counter)
+    carried: dict[tuple[str | None, int], Mapping[str, int | None]] = field(default_factory=dict)
     metrics: dict[str, Mapping[str, float]] = field(default_factory=lambda: {"train": {}, "validation": {}})
     versions: dict[str, str] = field(
         default_factory=lambda: {"distrain": distrain.__version__, "python": platform.python_version()}
@@ -57,6 +64,10 @@ class Tally:
                 self._fails(event)
             case "started":
                 self.steps_per_epoch, self.steps = data["steps_per_epoch"], data["first_step"]
+            case "task_started":
+                self.starts[event.task] += 1
+            case "usage":
+                self.carried[event.task, self.starts[event.task]] = {key: data.get(key) for key in _TRAFFIC}
             case "ready":
                 if self.first_attempt in (0, event.attempt):
                     self.to_ready_s = event.time - self.began
@@ -69,13 +80,22 @@ class Tally:
                 self._trains_again(event, data["step"])
                 if self.steps_per_epoch:
                     self.epochs = self.steps // self.steps_per_epoch
-            case "metrics":
+            case "metrics" if not self._is_old(event):
                 self.metrics[data["split"]] = {k: value for k, value in data["metrics"].items() if k != "step_loss"}
                 self.examples_per_s = data.get("examples_per_s") or self.examples_per_s
             case "done" if "metrics" in data:
                 self.epochs, self.steps = data["epochs"], data["steps"]
                 self.examples_per_s = data["examples_per_s"]
-                self.metrics.update(data["metrics"])
+                # Beside an evaluator the chief has no validation of its own.
+                self.metrics.update({split: values for split, values in data["metrics"].items() if values})
+
+    def _is_old(self, event: Event) -> bool:
+        """Whether an evaluator, started again, tells of what it has been past before."""
+        if not str(event.task).startswith("evaluator:"):
+            return False
+        told = event.attempt, event.data["step"]
+        before, self.evaluated = self.evaluated, max(self.evaluated, told)
+        return told < before
 
     def _fails(self, event: Event) -> None:
         data = event.data
@@ -124,6 +144,7 @@ class Tally:
             "epochs": self.epochs,
             "steps": self.steps,
             "examples_per_s": self.examples_per_s,
+            "traffic": {key: _total([counts[key] for counts in self.carried.values()]) for key in _TRAFFIC},
             "timings": {
                 "to_ready_s": _rounded(self.to_ready_s),
                 "to_first_step_s": _rounded(self.to_first_step_s),
@@ -132,6 +153,12 @@ class Tally:
             },
             "versions": self.versions,
         }
+
+
+def _total(counts: Sequence[int | None]) -> int | None:
+    """None: there are none, or some cannot be told."""
+    told = [count for count in counts if count is not None]
+    return sum(told) if told and len(told) == len(counts) else None
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -19,8 +19,9 @@ class Assignment:
     """`job` is `JobSpec.to_json()`. `threads` is how many cores the task may keep busy. The chief alone writes into
     `run_dir`. `checkpoints`: the folder that those go to, None: none are written. `resume`: what to go on from, None at
     the beginning: "path", the folder of a checkpoint, and "skip_to", the step to go on with where that is not the
-    checkpoint's own, else None. `one_host`: all of the job's tasks are on this host. `role` and `index` are those of
-    `task`, which is named `role:index`.
+    checkpoint's own, else None. `one_host`: all of the job's tasks are on this host. `data_service`: the addresses of
+    tf.data's service, "dispatcher" and "workers", None where the job has none. `role` and `index` are those of `task`,
+    which is named `role:index`.
     """
 
     task: str
@@ -34,6 +35,7 @@ class Assignment:
     job: Mapping[str, Any]
     checkpoints: Path | None = None
     resume: Mapping[str, Any] | None = None
+    data_service: Mapping[str, Any] | None = None
 
     @property
     def role(self) -> str:

@@ -2,8 +2,8 @@
 
 A name in there is complete or absent: everything is written under a hidden name, synced and renamed.
 A checkpoint `step-00000200/` holds `state.npz`, the arrays, and `checkpoint.json`, which tells what they are of and
-their SHA-256. Every variable of model, optimizer and strategy is there under `model/<n>`, `optimizer/<n>` and `strategy/<n>`, in
-Keras's order.
+their SHA-256. Every variable of model, optimizer and strategy is there under `model/<n>`, `optimizer/<n>` and
+`strategy/<n>`, in Keras's order.
 Reading them back is `resume`'s.
 """
 
@@ -65,8 +65,7 @@ class Snapshot:
 
 
 def variables_of(model: keras.Model, of_strategy: Sequence[keras.Variable]) -> Mapping[str, list[keras.Variable]]:
-    """What has to be saved of a compiled and built model, whose metrics begin anew in each epoch, and of its strategy.
-    """
+    """What has to be saved of a compiled and built model and its strategy. Metrics begin anew in each epoch."""
     of_metrics = {id(variable) for variable in model.metrics_variables}
     of_model = [variable for variable in model.variables if id(variable) not in of_metrics]
     return {"model": of_model, "optimizer": list(model.optimizer.variables), "strategy": list(of_strategy)}
@@ -115,7 +114,7 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """Those that are there, oldest first."""
-        return sorted((path for path in _entries(self._folder) if _NAME.fullmatch(path.name)), key=_step)
+        return checkpoints_in(self._folder)
 
     def prune(self) -> None:
         """Remove those whose time is over.
@@ -222,6 +221,11 @@ class Writer:
 
     def _warn(self, sentence: str) -> None:
         self._events.note(sentence, level="warning")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    return sorted((path for path in _entries(folder) if _NAME.fullmatch(path.name)), key=_step)
 
 
 def save_model(model: keras.Model, run_dir: Path) -> str:

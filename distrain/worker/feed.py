@@ -2,22 +2,23 @@
 
 The order is a pure function of (seed, epoch, step): the global batch of a step is the same whatever the number of
 workers and replicas, each of which takes its own contiguous part of it. In memory, a start at any step costs nothing;
-a stream is read from the epoch's start.
+a stream is read from the epoch's start, but decoded from the step's.
+
+Where each worker reads files of its own, the global batch is what all of them draw from their files: the same whenever
+the step is taken, but another one for another number of workers.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
+from distrain.worker.data_service import InputCluster
 from distrain.worker.datasets import InMemory, Stream
-
-STREAM_SHUFFLE_EXAMPLES = 20_000
-"""How many examples of a stream are held to draw from; in memory, the order is drawn from all."""
+from distrain.worker.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,23 @@ def take(arrays: Any, indices: tf.Tensor) -> Any:
     return tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays)
 
 
-def prepared(examples: InMemory, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-    return examples.prepare(*batch) if examples.prepare else batch
+def prepared(examples: InMemory | Stream, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the model is fed of `batch`: `(x, y)`, or `(x, y, w)` with float32 weights of the examples."""
+    x, y, *w = batch
+    if isinstance(examples, InMemory) and examples.prepare:
+        x, y = examples.prepare(x, y)
+    return (x, y, *(tf.cast(weights, tf.float32) for weights in w))
 
 
 def resident(examples: InMemory) -> Any:
     """The arrays as tensors in the host's memory, whatever devices there are."""
     with tf.device("CPU:0"):
-        return tf.nest.map_structure(tf.constant, (examples.x, examples.y))
+        return tf.nest.map_structure(tf.constant, _arrays(examples))
+
+
+def _arrays(examples: InMemory) -> tuple[Any, ...]:
+    weights = () if examples.w is None else (examples.w,)
+    return (examples.x, examples.y, *weights)
 
 
 class MemoryFeed:
@@ -87,7 +97,7 @@ class MemoryFeed:
     def open(self, step: int) -> None:
         """There is nothing to open."""
 
-    def batches(self, step: tf.Tensor, source: None) -> list[tuple[Any, Any]]:
+    def batches(self, step: tf.Tensor, source: None) -> list[tuple[Any, ...]]:
         """In the graph: the part of the batch of `step` for each replica of this task."""
         count = self._order.batch_size // self._share.replicas
         first = self._share.first * count
@@ -97,54 +107,90 @@ class MemoryFeed:
                 for replica in range(self._share.count)
             ]
 
-    def prepared(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+    def prepared(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         return prepared(self._examples, batch)
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """How a stream is read. `cache`: keep its examples in memory after the first pass; `prefetch`: batches ahead."""
-
-    cache: bool
-    prefetch: int | None
-
-    def examples(self, stream: Stream) -> tf.data.Dataset:
-        dataset = stream.make()
-        return dataset.cache() if self.cache else dataset
-
-    def ahead(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        return batches.prefetch(tf.data.AUTOTUNE if self.prefetch is None else self.prefetch)
-
-
 class StreamFeed:
-    """Training batches read from a stream: every worker reads all of it and keeps its part of each global batch."""
+    """Training batches read from a stream, by this worker itself or by the pipeline's input cluster."""
 
     def __init__(self, stream: Stream, order: Order, share: Share, pipeline: Pipeline) -> None:
-        self._dataset = pipeline.examples(stream)
+        self._stream = stream
         self._order = order
         self._share = share
         self._pipeline = pipeline
+        # Whose files this worker reads: its own, or everybody's.
+        self._reader = (share.worker, share.workers) if pipeline.shard == "files" else (0, 1)
+        # One dataset for all epochs, for it is what holds the examples that are kept.
+        self._kept = pipeline.examples(stream, *self._reader) if pipeline.cache else None
 
     def open(self, step: int) -> Any:
         """An iterator over this worker's part of the batches from `step` on."""
-        order, share = self._order, self._share
-        epoch, within = divmod(step, order.steps_per_epoch)
-        examples = self._dataset
-        if order.shuffle:
-            held = min(order.size, STREAM_SHUFFLE_EXAMPLES)
-            examples = examples.shuffle(held, seed=order.seed + 1_000_003 * epoch, reshuffle_each_iteration=False)
-        batches = examples.repeat().batch(order.batch_size // share.workers, drop_remainder=True)
-        batches = batches.shard(share.workers, share.worker).skip(within)
+        cluster = self._pipeline.cluster
+        if cluster is None:
+            batches = self._from(step)
+        elif self._pipeline.deterministic:
+            batches = cluster.in_order(lambda place, places: self._from(step).shard(places, place))
+        else:
+            batches = cluster.as_they_come(self._any_from(step, cluster), f"train/{step}")
         return iter(self._pipeline.ahead(batches))
 
-    def batches(self, step: tf.Tensor, source: Any) -> list[tuple[Any, Any]]:
+    def _from(self, step: int) -> tf.data.Dataset:
+        order, share, pipeline, stream = self._order, self._share, self._pipeline, self._stream
+        epoch, within = divmod(step, order.steps_per_epoch)
+        seed = self._seed(epoch)
+        records, held = (self._kept, order.size) if self._kept else pipeline.records(stream, seed, *self._reader)
+        if seed is not None and held > 1:
+            records = records.shuffle(min(held, order.size), seed=seed, reshuffle_each_iteration=False)
+        size = order.batch_size // share.workers
+        batches = records.repeat().batch(size, drop_remainder=True)
+        _, readers = self._reader
+        batches = batches.shard(share.workers // readers, share.worker // readers).skip(within)
+        return batches if self._kept else pipeline.batched(stream, batches, size)
+
+    def _any_from(self, step: int, cluster: InputCluster) -> tf.data.Dataset:
+        """Batches of those examples that a data worker has been dealt. What is left of an epoch is drawn anew."""
+        order, pipeline, stream, seed = self._order, self._pipeline, self._stream, self._seed(step)
+        records, held = pipeline.records(stream, seed)
+        if seed is not None and held > 1:
+            # A data worker takes files until it holds so many: few enough that all get some.
+            records = records.shuffle(max(1, min(held, order.size // (2 * cluster.workers))), seed=seed)
+        size = order.batch_size // self._share.workers
+        return pipeline.decoded(stream, records.repeat()).batch(size, drop_remainder=True)
+
+    def _seed(self, number: int) -> int | None:
+        return self._order.seed + 1_000_003 * number if self._order.shuffle else None
+
+    def batches(self, step: tf.Tensor, source: Any) -> list[tuple[Any, ...]]:
         return split(next(source), self._share.count)
 
-    def prepared(self, batch: tuple[Any, Any]) -> tuple[Any, Any]:
-        return batch
+    def prepared(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        return prepared(self._stream, batch)
 
 
-def split(batch: tuple[Any, Any], parts: int) -> list[tuple[Any, Any]]:
+def drawn_at_random(stream: Stream, order: Order, pipeline: Pipeline) -> tf.data.Dataset:
+    """Whole global batches without end, for a worker that draws for itself: another draw each time that this is made,
+    in a graph or outside.
+    """
+    records, held = (pipeline.examples(stream), order.size) if pipeline.cache else pipeline.records(stream)
+    if order.shuffle:
+        seed = tf.cast(tf.timestamp() * 1e6, tf.int64)
+        records = records.shuffle(min(held, order.size), seed=seed)
+    examples = records.repeat() if pipeline.cache else pipeline.decoded(stream, records.repeat())
+    return pipeline.ahead(examples.batch(order.batch_size, drop_remainder=True))
+
+
+def validation_batches(stream: Stream, batch_size: int, share: Share, pipeline: Pipeline) -> tf.data.Dataset:
+    """This worker's part of all examples, each of which is in exactly one worker's, in order."""
+    size = batch_size // share.workers
+    records, _ = pipeline.records(stream)
+    batches = pipeline.batched(stream, records.batch(size).shard(share.workers, share.worker), size, cut=False)
+    if pipeline.cluster is not None:
+        return pipeline.ahead(pipeline.cluster.in_order(lambda place, places: batches.shard(places, place)))
+    return pipeline.ahead(batches.cache() if pipeline.cache else batches)
+
+
+def split(batch: tuple[Any, ...], parts: int) -> list[tuple[Any, ...]]:
     """`batch` cut into `parts` of nearly equal size."""
     if parts == 1:
         return [batch]
@@ -176,12 +222,11 @@ class Cells:
         return tf.range(self.size * cell // cells, self.size * (cell + 1) // cells, dtype=tf.int64)
 
 
-def shapes(examples: Sequence[Any] | InMemory | Stream) -> tuple[Any, Any]:
-    """`tf.TensorSpec`s of a prepared batch of any size."""
+def shapes(examples: InMemory | Stream) -> tuple[Any, Any]:
+    """`tf.TensorSpec`s of the x and y of a prepared batch of any size."""
     if isinstance(examples, Stream):
-        return tf.nest.map_structure(
-            lambda spec: tf.TensorSpec([None, *spec.shape], spec.dtype), tuple(examples.make().element_spec)
-        )
+        x, y, *_ = Pipeline(cache=False, prefetch=None).examples(examples).element_spec
+        return tf.nest.map_structure(lambda spec: tf.TensorSpec([None, *spec.shape], spec.dtype), (x, y))
     specs = tf.nest.map_structure(
         lambda array: tf.TensorSpec([None, *array.shape[1:]], tf.as_dtype(array.dtype)), (examples.x, examples.y)
     )

@@ -29,6 +29,19 @@ from distrain.worker.strategies.interface import Strategy
 from distrain.worker.telemetry import Events
 from distrain.worker.training import make_order, train_model
 
+_STRATEGY: Mapping[str, Any] = {
+    "implementation": "auto",
+    "pack_bytes": None,
+    "compression": "none",
+    "accumulate": 1,
+    "placement": "round_robin",
+}
+_DATASET: Mapping[str, Any] = {
+    "shard": "auto",
+    "parallel_reads": None,
+    "parallel_calls": None,
+    "deterministic": True,
+}
 _TRAINS_ALONE: Mapping[str, Any] = {"cluster": {"worker": [""]}, "task": {"type": "worker", "index": 0}}
 
 
@@ -82,6 +95,9 @@ def fit(
         "jit_compile": jit_compile,
         "cache": False,
         "prefetch": None,
+        "scale_learning_rate": None,
+        "warmup_steps": 0,
+        "class_weight": None,
     }
     events = events_of_this_process()
     try:
@@ -175,9 +191,9 @@ def _assignment(training: Mapping[str, Any], batch_size: int) -> Assignment:
         one_host=False,  # sums through shared memory are for one model a process
         import_paths=(),
         job={
-            "strategy": {"name": strategy},
-            "cluster": {"workers": workers, "devices_per_worker": 1},
-            "dataset": {"batch_size": batch_size},
+            "strategy": {"name": strategy, **_STRATEGY},
+            "cluster": {"workers": workers, "devices_per_worker": 1, "evaluators": 0, "data_workers": 0},
+            "dataset": {"batch_size": batch_size, **_DATASET},
             "training": training,
             "checkpoint": None,
             "watchdog": {"nan": "ignore"},

@@ -79,6 +79,8 @@ class Loop:
         self._busy = Busy()
         self._progress_at = -math.inf
         self._epochs = training["epochs"]
+        evaluated_elsewhere = assignment.job["cluster"]["evaluators"] > 0
+        self._validation_every = training["validation"] if dataset.validation and not evaluated_elsewhere else 0
         self._metrics_interval_s = 0.0 if training["steps_per_call"] else METRICS_INTERVAL_S
         self._nan_policy = assignment.job["watchdog"]["nan"]
         self._turns = Turns(spec)
@@ -119,13 +121,18 @@ class Loop:
         """
         self._begin()
         epochs_done = self._place.epoch
-        for epoch in range(epochs_done, 0 if self._place.over else self._epochs):
+        epochs = range(epochs_done, 0 if self._place.over else self._epochs)
+        if not epochs:
+            self._strategy.to_model()
+        for epoch in epochs:
             stops = self._epoch(epoch)
             epochs_done = epoch + 1
             if stops:
                 break
         self._wait_for_writer()
         self._look_for_poison()
+        with self._strategy.scope():
+            self._model.optimizer.finalize_variable_values(self._model.trainable_variables)
         self._callbacks.on_train_end(dict(self._latest["train"]))
         return Result(epochs_done, self._step, self._meter.mean, self._latest)
 
@@ -175,8 +182,7 @@ class Loop:
         self._strategy.to_model()
         logs = dict(self._latest["train"])
         score = None
-        every = self._assignment.training["validation"]
-        if every and (epoch + 1) % every == 0 and self._dataset.validation is not None:
+        if self._validation_every and (epoch + 1) % self._validation_every == 0:
             self._events.phase("validating")
             self._callbacks.on_test_begin()
             with self._vitals.within("step"):
@@ -190,7 +196,8 @@ class Loop:
             self._events.phase("saving")
         self._callbacks.on_epoch_end(epoch, logs)
         stops = self._agree(self._stop or self._model.stop_training)
-        if self._wanted or self._turns.due_at(self._step) or self._turns.due_after(epoch + 1):
+        ends = self._turns.any and (stops or epoch + 1 == self._epochs)
+        if self._wanted or self._turns.due_at(self._step) or self._turns.due_after(epoch + 1) or ends:
             self._save(epoch + 1, epoch_ended=True, stopped=stops, score=score)
         self._events.phase("training")
         return stops
@@ -312,9 +319,17 @@ class Loop:
         own = self._strategy.own_rows()
         if not epoch_ended:
             self._strategy.to_model()
-        if self._writer is None:
-            return
-        self._turns.taken()
+        if self._writer is not None:
+            about, arrays = self._state(own, epochs, epoch_ended=epoch_ended, stopped=stopped, score=score)
+            self._writer.submit(Snapshot(about, arrays, time.monotonic() - started))
+            self._turns.taken()
+        if not epoch_ended:
+            self._strategy.from_model()
+
+    def _state(
+        self, own: np.ndarray | None, epochs: int, *, epoch_ended: bool, stopped: bool, score: Any
+    ) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray]]:
+        """What a checkpoint of now says of itself, and its arrays."""
         groups = variables_of(self._model, self._strategy.variables)
         arrays = {f"{group}/{n}": v.numpy() for group, variables in groups.items() for n, v in enumerate(variables)}
         if not epoch_ended and self._rows is not None:
@@ -326,6 +341,7 @@ class Loop:
             "step": self._step,
             "epoch": epochs,
             "seed": self._assignment.seed,
+            "run": self._assignment.run,
             "attempt": self._assignment.attempt,
             "steps_per_epoch": self._order.steps_per_epoch,
             "batch_size": self._order.batch_size,
@@ -339,7 +355,7 @@ class Loop:
             "callbacks": callbacks,
             "keras": keras.version(),
         }
-        self._writer.submit(Snapshot(about, arrays | of_callbacks, time.monotonic() - started))
+        return about, arrays | of_callbacks
 
     def _wait_for_writer(self) -> None:
         """Until what this task was to save is on the disk. Others will soon wait for it."""

@@ -7,6 +7,7 @@ that this module costs nothing before that.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,68 @@ def mlp(
     return Sequential([*stack, _softmax(classes)], name="mlp")
 
 
-_BUILT_IN: Mapping[str, Callable[..., Any]] = {"cnn": cnn, "mlp": mlp}
+def transformer(
+    input_shape: tuple[int, ...],
+    classes: int,
+    layers: int = 2,
+    heads: int = 4,
+    width: int = 64,
+    dropout: float = 0.0,
+    vocabulary: int | None = None,
+) -> keras.Model:
+    """An encoder of `layers` blocks of attention with `heads` heads, `width` numbers a place, whose mean is classified.
+
+    `input_shape` is (places, features); an image, (rows, columns) or (rows, columns, channels), is a sequence of rows.
+    With `vocabulary` it is (places,), of whole numbers below that.
+    """
+    from keras import Input, Model, ops
+    from keras import layers as of_keras
+
+    _check_transformer(input_shape, layers, heads, width, vocabulary)
+    inputs = Input(input_shape, dtype=None if vocabulary is None else "int32")
+    if vocabulary is not None:
+        x = of_keras.Embedding(vocabulary, width)(inputs)
+    else:
+        x = of_keras.Reshape((input_shape[0], math.prod(input_shape[1:])))(inputs)
+    # Its bias is of each place: it is how the model knows one from another.
+    x = of_keras.EinsumDense("bpf,fw->bpw", (input_shape[0], width), bias_axes="pw", bias_initializer="random_normal")(
+        x
+    )
+    for _ in range(layers):
+        y = of_keras.LayerNormalization()(x)
+        x = x + of_keras.MultiHeadAttention(heads, width // heads, dropout=_share(dropout, "transformer"))(y, y)
+        y = of_keras.Dense(4 * width, activation="gelu")(of_keras.LayerNormalization()(x))
+        y = of_keras.Dense(width)(y)
+        for layer in _dropout(dropout, "transformer"):
+            y = layer(y)
+        x = x + y
+    x = ops.mean(of_keras.LayerNormalization()(x), axis=1)
+    return Model(inputs, _softmax(classes)(x), name="transformer")
+
+
+def _check_transformer(
+    input_shape: tuple[int, ...], layers: int, heads: int, width: int, vocabulary: int | None
+) -> None:
+    for value, name in ((layers, "layers"), (heads, "heads"), (width, "width")):
+        _whole_number(value, f"model transformer: {name}")
+    if width % heads:
+        raise Refusal(
+            f"model transformer: width is {width}, which {heads} heads cannot share equally: "
+            f"make it a multiple of {heads}"
+        )
+    example = f"an example is {_spell(input_shape)}"
+    if vocabulary is None and len(input_shape) not in (2, 3):
+        raise Refusal(
+            f"model transformer needs sequences or images, but {example}: give args.vocabulary if these are tokens, "
+            "or name another model, such as mlp"
+        )
+    if vocabulary is not None:
+        _whole_number(vocabulary, "model transformer: vocabulary")
+        if len(input_shape) != 1:
+            raise Refusal(f"model transformer: a vocabulary is for tokens, but {example}: leave it out")
+
+
+_BUILT_IN: Mapping[str, Callable[..., Any]] = {"cnn": cnn, "mlp": mlp, "transformer": transformer}
 
 
 def _softmax(classes: int) -> Any:
@@ -121,9 +183,13 @@ def _softmax(classes: int) -> Any:
 def _dropout(rate: float, model: str) -> list[Any]:
     from keras import layers
 
+    return [layers.Dropout(rate)] if _share(rate, model) else []
+
+
+def _share(rate: float, model: str) -> float:
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise Refusal(f"model {model}: dropout is {rate!r}: give a number from 0 to below 1")
-    return [layers.Dropout(rate)] if rate else []
+    return rate
 
 
 def _whole_number(value: Any, what: str) -> None:

@@ -1,4 +1,4 @@
-"""From the names under `training` to Keras objects: optimizer, learning-rate schedule, loss, metrics.
+"""From the names under `training` to Keras objects: optimizer, learning-rate schedule, losses, metrics.
 
 Owns how a name is looked up and what is said of one that does not exist. Called inside a strategy's scope.
 """
@@ -7,40 +7,84 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 import keras
 
 from distrain.worker.names import check_arguments, parameters, resolve, suggestion
+from distrain.worker.rate import set_rate
 from distrain.worker.refusal import Refusal
 
 _BY_SHAPE = frozenset({"accuracy", "acc", "crossentropy", "ce"})
 """Metrics that Keras itself makes binary, categorical or sparse, by the shapes of labels and predictions."""
 
 
-def compile_model(model: keras.Model, training: Mapping[str, Any]) -> None:
-    """Give `model` the optimizer, loss and metrics of the job.
+def compile_model(model: keras.Model, training: Mapping[str, Any], batch_size: int) -> None:
+    """Give `model` the optimizer, losses and metrics of the job, which trains it in batches of `batch_size`.
 
-    A model that comes compiled keeps nothing of it: the job decides.
+    A loss and metrics may be given for each output of the model, by its name. A model that comes compiled keeps nothing
+    of it: the job decides.
 
     Raises:
         Refusal: a name that Keras does not know, or an argument that the named thing does not take.
     """
+    loss, metrics = training["loss"], training["metrics"]
     model.compile(
-        optimizer=make_optimizer(training["optimizer"]),
-        loss=_got(keras.losses, keras.losses.Loss, "loss", training["loss"]),
-        metrics=[_metric(spec) for spec in training["metrics"]],
+        optimizer=make_optimizer(training, batch_size),
+        loss=_loss(loss) if _is_one(loss) else {output: _loss(spec) for output, spec in loss.items()},
+        metrics=(
+            {output: [_metric(spec) for spec in specs] for output, specs in metrics.items()}
+            if isinstance(metrics, Mapping)
+            else [_metric(spec) for spec in metrics]
+        ),
         jit_compile=training["jit_compile"],
     )
 
 
-def make_optimizer(spec: Mapping[str, Any]) -> keras.optimizers.Optimizer:
+@contextlib.contextmanager
+def losses_fit() -> Iterator[None]:
+    """Within a compiled model is built, and its losses and metrics with it.
+
+    Raises:
+        Refusal: they do not fit what the model puts out, or the labels, by what Keras says of them.
+    """
+    try:
+        yield
+    except (KeyError, ValueError) as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") != "keras.src.trainers.compile_utils":
+            raise
+        (said, *_) = str(error.args[0]).splitlines()
+        raise Refusal(
+            f"training.loss or training.metrics does not fit the outputs of the model or the labels: {said}"
+        ) from error
+
+
+def _is_one(spec: Mapping[str, Any]) -> bool:
+    """Whether `spec` is a name with its arguments, and not one for each output. (An output may be called name.)"""
+    return isinstance(spec.get("name"), str)
+
+
+def _loss(spec: Mapping[str, Any]) -> Any:
+    return _got(keras.losses, keras.losses.Loss, "loss", spec)
+
+
+def make_optimizer(training: Mapping[str, Any], batch_size: int) -> keras.optimizers.Optimizer:
+    """The optimizer of a job that trains in batches of `batch_size`, its learning rate included.
+
+    Raises:
+        Refusal: as `compile_model`.
+    """
+    spec = training["optimizer"]
     args = dict(spec["args"])
     if isinstance(args.get("learning_rate"), Mapping):
         args["learning_rate"] = _schedule(args["learning_rate"])
-    return make(keras.optimizers, keras.optimizers.Optimizer, "optimizer", spec["name"], args)
+    optimizer = make(keras.optimizers, keras.optimizers.Optimizer, "optimizer", spec["name"], args)
+    set_rate(optimizer, args.get("learning_rate"), training, batch_size)
+    return optimizer
 
 
 def _schedule(spec: Mapping[str, Any]) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -51,7 +95,15 @@ def _schedule(spec: Mapping[str, Any]) -> keras.optimizers.schedules.LearningRat
         raise Refusal("learning_rate is a mapping without a name: write {name: ExponentialDecay, …}, or a number")
     args = {**rest.pop("args", {}), **rest}
     schedules = keras.optimizers.schedules
-    return make(schedules, schedules.LearningRateSchedule, "learning-rate schedule", name, args)
+    schedule = make(schedules, schedules.LearningRateSchedule, "learning-rate schedule", name, args)
+    try:
+        schedule.get_config()
+    except (AttributeError, NotImplementedError):
+        raise Refusal(
+            f"the learning-rate schedule {name} has no get_config, without which the trained model could not be saved: "
+            "have it return what its constructor takes"
+        ) from None
+    return schedule
 
 
 def _metric(spec: Mapping[str, Any]) -> Any:

@@ -1,30 +1,47 @@
 """The variables that each replica updates by itself, as batch normalization does its moving averages.
 
-Owns which these are, and how all replicas' values come together and go back. To the model's user they are those of the
-first replica, but a training that goes on needs each replica's own.
+Owns which these are, and how all replicas' values come together and go back. To the model's user they are the mean over
+all replicas, as TensorFlow's own batch normalization has it; a training that goes on needs each replica's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 
-class OwnVariables:
-    """Those of `model`, whose variables belong to the `tf.distribute` strategy of the current scope."""
+class Replicas(Protocol):
+    """Those that train one model together. Both methods are called in the graph, by all tasks at the same point."""
 
-    def __init__(self, model: keras.Model) -> None:
-        self._strategy = tf.distribute.get_strategy()
-        self._replicas = self._strategy.num_replicas_in_sync
-        # What TensorFlow made as trainable stays the same everywhere, and be its layer frozen.
-        own = [v for v in model.non_trainable_variables if v.aggregation == "none" and not v.value.trainable]
-        self._variables = [v for v in own if not v.path.endswith("seed_generator_state")] if self._replicas > 1 else []
+    replicas: int
+
+    def each(self, what: Callable[[Any], None]) -> None:
+        """Call `what` in the context of each replica of this task, with its number among all."""
+
+    def total(self, what: Callable[[Any], tf.Tensor]) -> tf.Tensor:
+        """The sum over all replicas of what `what` gives, called as by `each`."""
+
+
+def own_statistics(model: keras.Model) -> list[keras.Variable]:
+    """The variables of `model` that each replica changes by what it sees, those that random layers draw by left out."""
+    # What TensorFlow made as trainable stays the same everywhere, and be its layer frozen.
+    own = [v for v in model.non_trainable_variables if v.aggregation == "none" and not v.value.trainable]
+    return [v for v in own if not v.path.endswith("seed_generator_state")]
+
+
+class OwnVariables:
+    """`variables`, of which each of `replicas` holds values of its own."""
+
+    def __init__(self, replicas: Replicas, variables: Sequence[keras.Variable]) -> None:
+        self._all = replicas
+        self._variables = list(variables) if replicas.replicas > 1 else []
         self._sizes = [int(np.prod(v.shape)) for v in self._variables]
         self._gather: Callable[[], tf.Tensor] = tf.function(self._gathered, autograph=False)
+        self._scatter: Callable[[Any], None] = tf.function(self._scattered, autograph=False)
 
     def rows(self) -> np.ndarray | None:
         """float64[replicas, n]: what each replica holds; None where none holds any of its own. Called by all tasks."""
@@ -32,29 +49,30 @@ class OwnVariables:
 
     def restore(self, rows: np.ndarray | None) -> None:
         """Give each replica its row. Rows of another number of replicas, or None, change nothing."""
-        if rows is None or rows.shape != (self._replicas, sum(self._sizes)):
+        if not self._variables or rows is None or rows.shape != (self._all.replicas, sum(self._sizes)):
             return
 
-        @tf.function(autograph=False)
-        def scatter() -> None:
-            def replica() -> None:
-                parts = tf.split(tf.gather(tf.constant(rows), _number()), self._sizes)
-                for variable, part in zip(self._variables, parts, strict=True):
-                    variable.value.assign(tf.cast(tf.reshape(part, variable.shape), variable.dtype))
+        self._scatter(tf.constant(rows, tf.float64))
 
-            self._strategy.run(replica)
+    def show_means(self) -> np.ndarray | None:
+        """Set all replicas to their mean; what `rows` gave before. Called by all tasks."""
+        rows = self.rows()
+        if rows is not None:
+            self.restore(np.broadcast_to(rows.mean(axis=0), rows.shape))
+        return rows
 
-        scatter()
+    def _scattered(self, rows: tf.Tensor) -> None:
+        def assign(number: Any) -> None:
+            parts = tf.split(tf.gather(rows, number), self._sizes)
+            for variable, part in zip(self._variables, parts, strict=True):
+                variable.value.assign(tf.cast(tf.reshape(part, variable.shape), variable.dtype))
+
+        self._all.each(assign)
 
     def _gathered(self) -> tf.Tensor:
-        def replica() -> tf.Tensor:
+        def row(number: Any) -> tf.Tensor:
             values = [tf.reshape(tf.cast(v.value, tf.float64), [-1]) for v in self._variables]
-            row = tf.concat(values, axis=0)
-            rows = tf.scatter_nd([[_number()]], row[tf.newaxis], [self._replicas, sum(self._sizes)])
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, rows)
+            shape = [self._all.replicas, sum(self._sizes)]
+            return tf.scatter_nd([[number]], tf.concat(values, axis=0)[tf.newaxis], shape)
 
-        return self._strategy.experimental_local_results(self._strategy.run(replica))[0]
-
-
-def _number() -> Any:
-    return tf.distribute.get_replica_context().replica_id_in_sync_group
+        return self._all.total(row)

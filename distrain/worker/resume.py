@@ -65,10 +65,23 @@ class Saved:
         for group, variables in groups.items():
             self._check(group, variables, arrays)
         for group, variables in groups.items():
-            for n, variable in enumerate(variables):
-                array = arrays[f"{group}/{n}"]
-                # NumPy's format does not know types such as bfloat16, and keeps their bytes.
-                variable.assign(array.view(np.dtype(variable.dtype)) if array.dtype.kind == "V" else array)
+            self._set(group, variables, arrays)
+
+    def assign_model(self, model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
+        """Set the variables of `model` alone to `arrays`, for somebody who does not go on training it.
+
+        Raises:
+            Refusal: the checkpoint is not one of this model. Nothing has changed.
+        """
+        variables = variables_of(model, ())["model"]
+        self._check("model", variables, arrays)
+        self._set("model", variables, arrays)
+
+    def _set(self, group: str, variables: Sequence[keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
+        for n, variable in enumerate(variables):
+            array = arrays[f"{group}/{n}"]
+            # NumPy's format does not know types such as bfloat16, and keeps their bytes.
+            variable.assign(array.view(np.dtype(variable.dtype)) if array.dtype.kind == "V" else array)
 
     def _check(self, group: str, variables: Sequence[keras.Variable], arrays: Mapping[str, np.ndarray]) -> None:
         paths = self.about["variables"][group]

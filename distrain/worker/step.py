@@ -1,14 +1,14 @@
 """The mathematics of one training step and one validation step, for one replica, in the graph.
 
-Gradients are summed over the replicas once, together with the loss, before anything looks at them: clipping and loss
-scaling then see what a single device would see. (Keras's own optimizer step clips first and sums afterwards.)
+Gradients are summed over the replicas once, before anything looks at them: clipping and loss scaling then see what a
+single device would see. (Keras's own optimizer step clips first and sums afterwards.)
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from distrain.worker import adam
+from distrain.worker import adam, ema
+from distrain.worker.class_weights import ClassWeights
 from distrain.worker.refusal import Refusal
 
 
@@ -26,7 +27,9 @@ def all_reduced(values: Sequence[Any]) -> Sequence[Any]:
 
 
 def clock() -> tf.Tensor:
-    """In the graph: seconds, float64, of which differences within a process mean something."""
+    """In the graph: seconds, float64, of which differences within a process mean something. On a TPU, NaN."""
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):  # nothing compiled for one has a clock
+        return tf.constant(np.nan, tf.float64)
     if is_op_determinism_enabled():  # TensorFlow's own operation then refuses
         return tf.numpy_function(time.monotonic, [], tf.float64)
     return tf.timestamp()
@@ -35,75 +38,178 @@ def clock() -> tf.Tensor:
 class TrainStep:
     """One step of `model`, compiled and built, to be called in a replica context. `summed` sums over all replicas.
 
-    A model class with a `train_step` of its own is trained by that. Its loss per step is then its running metric.
+    `class_weight`: by class, what its examples count. `accumulate`: parts into which a replica's share of the batch is
+    cut, to be computed one after the other.
+
+    A model class with a `train_step` of its own is trained by that, with the weights of classes as sample weights. Its
+    loss per step is then its running metric.
+
+    Raises:
+        Refusal: `accumulate` cannot be right with this model's train_step or loss; class weights not with its labels.
     """
 
     def __init__(
-        self, model: keras.Model, *, jit_compile: bool, summed: Callable[[Sequence[Any]], Sequence[Any]] = all_reduced
+        self,
+        model: keras.Model,
+        *,
+        jit_compile: bool,
+        class_weight: Mapping[str, float] | None = None,
+        accumulate: int = 1,
+        summed: Callable[[Sequence[Any]], Sequence[Any]] = all_reduced,
     ) -> None:
         self._model = model
         self._summed = summed
+        self._accumulate = accumulate
+        self._class_weights = ClassWeights(class_weight) if class_weight else None
         self._own = type(model).train_step is keras.Model.train_step
         self._forward_backward: Callable[..., Any] = self._gradients
+        if accumulate > 1:
+            _check_parts(model)
         if jit_compile:
             self._forward_backward = tf.function(self._gradients, jit_compile=True, autograph=False)
         if self._own:
             optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
             optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
             adam.fuse(optimizer)
+            ema.overwrite_in_step(optimizer)
 
     def __call__(
         self,
-        x: Any,
-        y: Any,
+        batch: Sequence[Any],
         metrics: MetricState | None = None,
         state: Sequence[tf.Tensor] = (),
         number: tf.Tensor | None = None,
     ) -> Any:
-        """Apply one step; (the loss over the global batch, the seconds that the sum over the replicas took, the
-        metrics' new `state` where `metrics` is given).
+        """Apply one step over `batch`, (x, y) or (x, y, weights); (this replica's part of the loss over the global
+        batch, the seconds that the sum over the replicas took, the metrics' new `state` where `metrics` is given).
 
         `number`: how many steps came before this one, where the optimizer's own count cannot tell. The seconds,
         float64, are NaN where the model sums by itself.
         """
         model = self._model
+        if self._class_weights is not None:
+            batch = self._class_weights(*batch)
         if not self._own:
-            logs = model.train_step((x, y))
-            return tf.cast(logs.get("loss", np.nan), tf.float32), tf.constant(np.nan, tf.float64), state
-        gradients, loss, y_pred = self._forward_backward(x, y)
+            logs = model.train_step(tuple(batch))
+            loss = tf.cast(logs.get("loss", np.nan), tf.float32) / _replicas()
+            return loss, tf.constant(np.nan, tf.float64), state
+        if self._accumulate > 1:
+            gradients, loss = self._in_parts(batch)
+        else:
+            gradients, loss, state = self._at_once(batch, metrics, state)
         # A weight that the loss does not depend on has no gradient.
         pairs = [(g, v) for g, v in zip(gradients, model.trainable_variables, strict=True) if g is not None]
-        gradients, total, summing_s = self._sums([gradient for gradient, _ in pairs], tf.cast(loss, tf.float32))
+        gradients, summing_s = self._sums([gradient for gradient, _ in pairs])
         with counted(model.optimizer, number) if number is not None else contextlib.nullcontext():
             model.optimizer.apply(gradients, [variable for _, variable in pairs])
-        with metrics.read_from(state) if metrics else contextlib.nullcontext() as scope:
-            count = tf.shape(tf.nest.flatten(x)[0])[0]
-            replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-            model._loss_tracker.update_state(loss * replicas, sample_weight=count)
-            model.compute_metrics(x, y, y_pred)
-        return total, summing_s, (scope() if scope else state)
+        return loss, summing_s, state
 
-    def _sums(self, gradients: Sequence[Any], loss: tf.Tensor) -> tuple[Sequence[Any], tf.Tensor, tf.Tensor]:
-        """Gradients and loss, summed over all replicas, and how many seconds that took."""
-        if tf.distribute.get_replica_context().num_replicas_in_sync == 1:
-            *sums, total = self._summed([*gradients, loss])
-            return sums, total, tf.constant(0.0, tf.float64)
-        with tf.control_dependencies([*gradients, loss]):
+    def _sums(self, gradients: Sequence[Any]) -> tuple[Sequence[Any], tf.Tensor]:
+        """Gradients summed over all replicas, and how many seconds that took."""
+        if _replicas() == 1:
+            return gradients, tf.constant(0.0, tf.float64)
+        with tf.control_dependencies(gradients):
             began = clock()
         with tf.control_dependencies([began]):
-            loss = tf.identity(loss)  # and so no sum is made before
-        *sums, total = self._summed([*gradients, loss])
-        with tf.control_dependencies([*sums, total]):
-            return sums, total, clock() - began
+            gradients = [tf.nest.map_structure(tf.identity, g, expand_composites=True) for g in gradients]
+        sums = self._summed(gradients)
+        with tf.control_dependencies(sums):
+            return sums, clock() - began
 
-    def _gradients(self, x: Any, y: Any) -> tuple[list[tf.Tensor | None], tf.Tensor, Any]:
+    def _at_once(
+        self, batch: Sequence[Any], metrics: MetricState | None = None, state: Sequence[tf.Tensor] = ()
+    ) -> tuple[list[Any], tf.Tensor, Sequence[tf.Tensor]]:
+        """Gradients and loss of `batch`, which the metrics have counted, and the metrics' state."""
+        gradients, loss, y_pred, state = self._forward_backward(*_three(*batch), metrics, state)
+        x, y, weights = _three(*batch)
+        with _counting(metrics, state) as counted_state:
+            self._model._loss_tracker.update_state(loss * _replicas(), sample_weight=_size(x))
+            self._model.compute_metrics(x, y, y_pred, sample_weight=weights)
+        return gradients, tf.cast(loss, tf.float32), counted_state()
+
+    def _in_parts(self, batch: Sequence[Any]) -> tuple[list[Any], tf.Tensor]:
+        """As `_at_once`, in the memory that a part needs. Each counts by its size: the loss is a mean over examples."""
+        parts, size = self._accumulate, _size(batch[0])
+        variables = [v.value for v in self._model.trainable_variables]
+        has_gradient: list[bool] = []
+
+        def body(part: tf.Tensor, sums: list[tf.Tensor], total: tf.Tensor) -> Any:
+            start, stop = size * part // parts, size * (part + 1) // parts
+            cut = tf.nest.map_structure(lambda leaf: leaf[start:stop], tuple(batch))
+            gradients, loss, _ = self._at_once(cut)
+            has_gradient[:] = [gradient is not None for gradient in gradients]
+            weight = tf.cast(stop - start, tf.float32) / tf.cast(size, tf.float32)
+            sums = [
+                total if gradient is None else total + tf.convert_to_tensor(gradient) * tf.cast(weight, total.dtype)
+                for total, gradient in zip(sums, gradients, strict=True)
+            ]
+            return part + 1, sums, total + weight * loss
+
+        begin = (tf.constant(0), [tf.zeros(v.shape, v.dtype) for v in variables], tf.constant(0.0))
+        _, sums, loss = tf.while_loop(lambda part, *_: part < parts, body, begin, parallel_iterations=1)
+        return [total if there else None for total, there in zip(sums, has_gradient, strict=True)], loss
+
+    def _gradients(
+        self, x: Any, y: Any, weights: Any, metrics: MetricState | None, state: Sequence[tf.Tensor]
+    ) -> tuple[list[tf.Tensor | None], tf.Tensor, Any, Sequence[tf.Tensor]]:
         model = self._model
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
-            # Keras divides by the number of replicas here, losses of the layers included.
-            loss = model._compute_loss(x=x, y=y, y_pred=y_pred, training=True)
+            # Several outputs have a metric each, which their losses go into.
+            with _with_losses(model), _counting(metrics, state) as counted_state:
+                # Keras divides by the number of replicas here, losses of the layers included.
+                loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True)
             scaled = model.optimizer.scale_loss(loss)
-        return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred
+        return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred, counted_state()
+
+
+@contextlib.contextmanager
+def _with_losses(model: keras.Model) -> Iterator[None]:
+    """Within, the losses of layers and regularizers are those of now: where metrics live in a state, Keras would not
+    find them.
+    """
+    model.__dict__["_losses_override"] = model.losses  # past Keras's tracking of attributes
+    try:
+        yield
+    finally:
+        model.__dict__["_losses_override"] = []
+
+
+@contextlib.contextmanager
+def _counting(metrics: MetricState | None, state: Sequence[tf.Tensor]) -> Iterator[Callable[[], Sequence[tf.Tensor]]]:
+    """Within, metrics live in `state` if `metrics` is given; the value gives what became of it."""
+    if metrics is None:
+        yield lambda: state
+        return
+    with metrics.read_from(state) as current:
+        yield current
+
+
+def _three(x: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
+    return x, y, weights
+
+
+def _size(x: Any) -> tf.Tensor:
+    """How many examples a batch has."""
+    return tf.shape(tf.nest.flatten(x)[0])[0]
+
+
+def _replicas() -> int:
+    return tf.distribute.get_replica_context().num_replicas_in_sync
+
+
+def _check_parts(model: keras.Model) -> None:
+    if type(model).train_step is not keras.Model.train_step:
+        raise Refusal(
+            "the model has a train_step of its own, which strategy.accumulate cannot cut into parts: "
+            "leave train_step to Keras, or accumulate out"
+        )
+    losses = [loss for _, loss, *_ in (model._compile_loss._flat_losses if model._compile_loss else ())]
+    if any(getattr(loss, "reduction", "mean") in (None, "none", "sum") for loss in losses):
+        raise Refusal(
+            "strategy.accumulate needs a loss that is a mean over the examples, but the job's has the reduction "
+            "sum or none: leave its reduction, or accumulate out"
+        )
 
 
 class _Count:
@@ -194,7 +300,7 @@ class MetricState:
         The variables in `also` can be read there, too.
         """
         mapping = [*zip(self.variables, state, strict=True), *((v, tf.convert_to_tensor(v.value)) for v in also)]
-        with keras.StatelessScope(state_mapping=mapping) as scope:
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
             yield lambda: [tf.cast(scope.get_current_value(v), v.dtype) for v in self.variables]
 
     def results(self, vector: np.ndarray) -> dict[str, float]:
@@ -213,14 +319,20 @@ def plain(value: Any) -> Any:
 def release(model: keras.Model) -> None:
     """Leave the optimizer as it was before a TrainStep had it, for whoever uses it afterwards."""
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    for name in ("_all_reduce_sum_gradients", "_distributed_tf_update_step"):
+    for name in (
+        "_all_reduce_sum_gradients",
+        "_distributed_tf_update_step",
+        "_update_model_variables_moving_average",
+        "_overwrite_model_variables_with_average_value",
+    ):
         optimizer.__dict__.pop(name, None)
 
 
-def build(model: keras.Model, x: Any, y: Any) -> None:
+def build(model: keras.Model, x: Any, y: Any, _weights: Any = None) -> None:
     """Make whatever Keras would make at the first batch: weights, metrics, the optimizer's variables.
 
-    `x` and `y` are `tf.TensorSpec`s. Called in the strategy's scope, so that nothing is made while tracing.
+    `x` and `y` are `tf.TensorSpec`s; weights of examples need nothing. Called in the strategy's scope, so that nothing
+    is made while tracing.
     """
     x, y = tf.nest.map_structure(lambda spec: keras.KerasTensor(spec.shape, spec.dtype.name), (x, y))
     model._symbolic_build(data_batch=(x, y))

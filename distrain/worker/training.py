@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 import keras
 
 from distrain.worker import callbacks as callbacks_of
-from distrain.worker import resume
+from distrain.worker import rate, resume
 from distrain.worker.assignment import Assignment
 from distrain.worker.checkpoint import save_model
-from distrain.worker.datasets import Dataset, load_dataset
-from distrain.worker.feed import Order, Pipeline, shapes
+from distrain.worker.datasets import Dataset, faults, load_dataset
+from distrain.worker.feed import Order, shapes
 from distrain.worker.loop import Loop, NotFinite, Result
 from distrain.worker.models import build_model
-from distrain.worker.recipe import compile_model
+from distrain.worker.pipeline import Pipeline
+from distrain.worker.recipe import compile_model, losses_fit
 from distrain.worker.refusal import Ending, Refusal
 from distrain.worker.runtime import configure
 from distrain.worker.step import build
@@ -51,8 +52,10 @@ def train(
     events.phase("building the model")
     with strategy.scope():
         model = build_model(assignment.job["model"], dataset)
-        compile_model(model, training)
-        build(model, *shapes(dataset.train))
+        compile_model(model, training, assignment.batch_size)
+        with losses_fit():
+            build(model, *shapes(dataset.train))
+    rate.check_callbacks(model.optimizer, callbacks.values())
     vitals.watch()
     try:
         result = train_model(assignment, events, vitals, strategy, model, dataset, order, callbacks, saved)
@@ -101,10 +104,22 @@ def train_model(
     """
     training = assignment.training
     steps_per_call = 1 if callbacks_of.wants_every_step(callbacks.values()) else training["steps_per_call"]
-    pipeline = Pipeline(training["cache"], training["prefetch"])
-    strategy.bind(Plan(model, dataset, order, pipeline, training["jit_compile"], steps_per_call))
+    pipeline = make_pipeline(assignment)
+    pipeline.check(dataset.train, assignment.workers)
+    strategy.bind(
+        Plan(
+            model,
+            dataset,
+            order,
+            pipeline,
+            training["jit_compile"],
+            steps_per_call,
+            training["class_weight"],
+        )
+    )
     events.ready(parameters=model.count_params(), replicas=strategy.replicas)
-    return Loop(assignment, events, vitals, strategy, model, dataset, order, callbacks, saved).run()
+    with faults.named(dataset, events):
+        return Loop(assignment, events, vitals, strategy, model, dataset, order, callbacks, saved).run()
 
 
 def make_order(dataset: Dataset, assignment: Assignment, events: Events) -> Order:
@@ -131,3 +146,8 @@ def make_order(dataset: Dataset, assignment: Assignment, events: Events) -> Orde
                 f"each epoch leaves out {left} of {size} training examples, which do not fill a batch of {batch_size}"
             )
     return Order(size, batch_size, steps, assignment.seed, training["shuffle"])
+
+
+def make_pipeline(assignment: Assignment) -> Pipeline:
+    """How streams are read."""
+    return Pipeline.of(assignment)

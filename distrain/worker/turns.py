@@ -10,10 +10,11 @@ from typing import Any
 class Turns:
     """The intervals of `checkpoint` in the job, each with turns of its own. `spec` None: none is ever due.
 
-    All tasks know the turns by steps and epochs; those by time are the chief's to call.
+    All tasks know the turns by steps and epochs; those by time are the chief's to call. `any`: there are some.
     """
 
     def __init__(self, spec: Mapping[str, Any] | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.any = spec is not None
         spec = spec or {}
         self._steps: int | None = spec.get("every_steps")
         self._epochs: int | None = spec.get("every_epochs")

@@ -292,7 +292,7 @@ def test_a_hostfile_that_cannot_be_read_is_told(launched: dict[str, Any], name: 
         (["job.yaml", "train.py"], "a job file takes no arguments, and 'train.py' follows job.yaml"),
         (["nothere.yaml"], "nothere.yaml: there is no such file; check the path"),
         (["--no-keras-repair", "job.yaml"], "--no-keras-repair is for scripts, and job.yaml trains without"),
-        (["--evaluator", "a", "ps.yml"], "--evaluator: cluster.evaluators is 1, and distrain's own training has none"),
+        (["--evaluator", "2", "ps.yml"], "--evaluator: cluster.evaluators is 2, and one evaluator sees every checkpoint"),
         (["--chief", "1", "job.yaml"], "--chief: cluster.chief is 1, and strategy MultiWorkerMirrored has no chief"),
         (["--ps", "1", "job.yaml"], "--ps: cluster.ps is 1, and strategy MultiWorkerMirrored has no parameter servers"),
         (["--workers", "a,b", "job.yaml", "--set", "strategy=Mirrored"], "--workers: cluster.workers is 2, and strategy Mirrored"),

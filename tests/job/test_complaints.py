@@ -112,11 +112,12 @@ VALUES = [
     (
         "strategy: horovod",
         '1:11: strategy.name is "horovod", which is none of its values; '
-        "choose one of OneDevice, Mirrored, MultiWorkerMirrored, ParameterServer, TPU",
+        "choose one of OneDevice, Mirrored, MultiWorkerMirrored, ParameterServer, ParameterAveraging, ModelParallel, "
+        "Hybrid, TPU",
     ),
     (
-        "strategy: ModelParallel",
-        '1:11: strategy.name is "ModelParallel", which is none of its values; keras.distribution trains unsharded on the '
+        "strategy: DataParallel",
+        '1:11: strategy.name is "DataParallel", which is none of its values; keras.distribution trains unsharded on the '
         "TensorFlow backend, without a word; for data parallelism choose Mirrored or MultiWorkerMirrored",
     ),
     ("model: cmn", '1:8: model is "cmn", which distrain does not know; did you mean "cnn"?'),
@@ -295,12 +296,6 @@ VALUES = [
 ]
 
 COMBINATIONS = [
-    (
-        "strategy: TPU",
-        "1:11: strategy TPU cannot train with the TensorFlow that distrain uses: the 2.21 wheels hold no TPU kernels; "
-        "the last release with TPU support is 2.19.1 (tensorflow-tpu; 2.20.0 is its newest package); "
-        "here choose another strategy",
-    ),
     (
         "strategy: Mirrored\ncluster: {ps: 2}",
         "2:15: cluster.ps is 2, and strategy Mirrored has no parameter servers; "

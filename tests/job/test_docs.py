@@ -12,7 +12,7 @@ import pytest
 from distrain.cli.hosts import Asked
 from distrain.job.file.schema import keys
 from distrain.job.load import load_job, parse_job
-from distrain.job.spec import Named
+from distrain.job.spec import STRATEGIES, Named
 
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "docs" / "job-file.md").read_text()
@@ -22,7 +22,7 @@ def spelled(path: str, default: Any) -> str:
     """A default as the documentation writes it."""
     if default is MISSING:
         return "the file's name" if path == "name" else "must be given"
-    if path == "watchdog.step_timeout_s":
+    if path in ("watchdog.step_timeout_s", "strategy.layout"):
         return "`auto`"
     if isinstance(default, Named):
         return f"`{default.name}`"
@@ -52,7 +52,7 @@ def test_configs_are_right(path: Path) -> None:
 def test_there_is_a_config_for_each_strategy() -> None:
     jobs = [load_job(path) for path in sorted((REPOSITORY / "configs").glob("*.yaml"))]
     strategies = {job.strategy.name for job in jobs}
-    assert strategies == {"OneDevice", "Mirrored", "MultiWorkerMirrored", "ParameterServer"}
+    assert strategies == set(STRATEGIES)
     assert {job.dataset.name for job in jobs} == {"digits", "mnist"}
 
 

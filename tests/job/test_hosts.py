@@ -277,9 +277,9 @@ def test_tasks_fill_the_slots_of_their_role(cluster: str, rest: str | None, plac
             "1:18: cluster.chief is 1, and strategy Mirrored has no chief of its own: worker:0 does its work; leave the chief out, or choose strategy ParameterServer",
         ),
         (
-            "{evaluators: 1, ps: 1, workers: 1}",
+            "{evaluators: 2, ps: 1, workers: 1}",
             PS,
-            "1:23: cluster.evaluators is 1, and distrain's own training has none: its chief validates; leave evaluators out, and see training.validation",
+            "1:23: cluster.evaluators is 2, and one evaluator sees every checkpoint; set cluster.evaluators to 1",
         ),
         (
             "{ports: [1], hosts: [a, b:2]}",

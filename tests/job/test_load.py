@@ -31,7 +31,15 @@ from distrain.job.spec import (
 FULL = """\
 name: everything
 model: {name: cnn, filters: 16, args: {dropout: 0.5}}
-dataset: {name: "my.data:load", path: /data/x, batch_size: 96, args: {limit: 1_000, when: 2026-01-01, ratio: 1:30}}
+dataset:
+  name: "my.data:load"
+  path: /data/x
+  batch_size: 96
+  shard: examples
+  parallel_reads: 4
+  parallel_calls: 8
+  deterministic: no
+  args: {limit: 1_000, when: 2026-01-01, ratio: 1:30}
 training:
   epochs: 1e1
   steps_per_epoch: 50
@@ -47,11 +55,14 @@ training:
   validation: 2
   precision: mixed_bfloat16
   jit_compile: on
+  scale_learning_rate: 128
+  warmup_steps: 500
+  class_weight: {0: 1, 3: 2.5}
   shuffle: no
   cache: True
   prefetch: 0
   steps_per_call: 10
-strategy: {name: MultiWorkerMirrored}
+strategy: {name: MultiWorkerMirrored, implementation: ring, pack_bytes: 4194304, compression: bfloat16, accumulate: 2}
 cluster:
   workers: 2
   hosts:
@@ -74,7 +85,16 @@ code: ../mine
 EVERYTHING = JobSpec(
     name="everything",
     model=Named("cnn", {"filters": 16, "dropout": 0.5}),
-    dataset=DatasetSpec("my.data:load", "/data/x", 96, {"limit": 1000, "when": "2026-01-01", "ratio": "1:30"}),
+    dataset=DatasetSpec(
+        "my.data:load",
+        "/data/x",
+        96,
+        shard="examples",
+        parallel_reads=4,
+        parallel_calls=8,
+        deterministic=False,
+        args={"limit": 1000, "when": "2026-01-01", "ratio": "1:30"},
+    ),
     training=TrainingSpec(
         epochs=10,
         steps_per_epoch=50,
@@ -96,12 +116,17 @@ EVERYTHING = JobSpec(
         validation=2,
         precision="mixed_bfloat16",
         jit_compile=True,
+        scale_learning_rate=128,
+        warmup_steps=500,
+        class_weight={"0": 1.0, "3": 2.5},
         shuffle=False,
         cache=True,
         prefetch=0,
         steps_per_call=10,
     ),
-    strategy=StrategySpec("MultiWorkerMirrored"),
+    strategy=StrategySpec(
+        "MultiWorkerMirrored", implementation="ring", pack_bytes=4194304, compression="bfloat16", accumulate=2
+    ),
     cluster=ClusterSpec(
         workers=2,
         hosts=(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distrain.job.cluster import Task, chief_of, hosts_of, needs_address, place, tasks_of
+from distrain.job.cluster import Task, chief_of, hosts_of, needs_address, place, shrunk, tasks_of
 from distrain.job.dialects import preload_environment
 from distrain.job.dump import to_yaml
 from distrain.job.load import parse_job
@@ -127,10 +127,100 @@ def test_every_task_learns_who_it_is_and_the_worker_reads_its_assignment() -> No
         "attempt": 2,
         "threads": 4,
         "one_host": True,
+        "data_service": None,
         "import_paths": ["/home/me", "/jobs"],
         "checkpoints": "/runs/job-1/checkpoints",
         "resume": None,
         "job": job(PARAMETER_SERVER).to_json(),
+    }
+
+
+STREAM = 'dataset: {name: "my.data:stream", batch_size: 96}'
+FED = f"{{strategy: MultiWorkerMirrored, cluster: {{workers: 2, data_workers: 2, evaluators: 1}}, {STREAM}}}"
+
+
+def test_tasks_beside_those_that_train_are_no_part_of_their_cluster() -> None:
+    told = plan(FED)
+    tasks = {str(task.task): task for task in told.tasks}
+    assert list(tasks) == ["worker:0", "worker:1", "evaluator:0", "dispatcher:0", "data:0", "data:1"]
+    assert [name for name, task in tasks.items() if task.chief] == ["worker:0"]
+    assert [name for name, task in tasks.items() if "TF_CONFIG" in task.env] == ["worker:0", "worker:1"]
+    config = json.loads(tasks["worker:1"].env["TF_CONFIG"])
+    assert config["cluster"] == {"worker": ["10.0.0.1:20000", "10.0.0.1:20001"]}
+    assert [name for name, task in tasks.items() if task.address is None] == ["evaluator:0"]
+    assert json.loads(tasks["data:1"].env["DISTRAIN_ADDRESSES"]).keys() == tasks.keys() - {"evaluator:0"}
+    assert threads(told) == {
+        "worker:0": 1,
+        "worker:1": 1,
+        "evaluator:0": 1,
+        "dispatcher:0": 1,
+        "data:0": 1,
+        "data:1": 1,
+    }
+
+
+def test_every_task_learns_where_examples_are_prepared() -> None:
+    tasks = plan(FED).tasks
+    address = {str(task.task): task.address for task in tasks}
+    service = {"dispatcher": address["dispatcher:0"], "workers": [address["data:0"], address["data:1"]]}
+    assert [json.loads(task.stdin())["data_service"] for task in tasks] == [service] * 6
+
+
+def test_one_that_trains_alone_needs_no_address_whatever_stands_beside_it() -> None:
+    worker, evaluator, dispatcher, data = plan(f"{{cluster: {{evaluators: 1, data_workers: 1}}, {STREAM}}}").tasks
+    assert (worker.address, evaluator.address) == (None, None)
+    assert None not in (dispatcher.address, data.address)
+    assert all("TF_CONFIG" not in task.env for task in (worker, evaluator, dispatcher, data))
+
+
+def where(text: str) -> dict[str, str]:
+    return {str(placement.task): placement.host.name for placement in place(job(text))}
+
+
+def test_what_is_added_runs_beside_the_chief_unless_a_host_names_it() -> None:
+    two = f"strategy: MultiWorkerMirrored, {STREAM}"
+    beside = where(f"{{{two}, cluster: {{hosts: [a, b:3], workers: 2, evaluators: 1, data_workers: 2}}}}")
+    assert beside == {
+        "worker:0": "a",
+        "worker:1": "b",
+        "evaluator:0": "a",
+        "dispatcher:0": "a",
+        "data:0": "b",
+        "data:1": "b",
+    }
+    hosts = "[a:2, {host: b, roles: [evaluator]}, {host: c, roles: [dispatcher]}, {host: d, slots: 2, roles: data}]"
+    apart = where(f"{{{two}, cluster: {{hosts: {hosts}}}, checkpoint: {{path: /shared}}}}")
+    assert apart == {
+        "worker:0": "a",
+        "worker:1": "a",
+        "evaluator:0": "b",
+        "dispatcher:0": "c",
+        "data:0": "d",
+        "data:1": "d",
+    }
+    first = where("{strategy: ParameterServer, cluster: {hosts: [a, b], evaluators: 1, ps: 1}}")
+    assert first == {"chief:0": "a", "worker:0": "a", "ps:0": "b", "evaluator:0": "a"}
+
+
+def test_workers_on_one_host_are_so_whoever_is_elsewhere() -> None:
+    text = f"{{strategy: MultiWorkerMirrored, cluster: {{hosts: [a:2, {{host: b, roles: [data]}}]}}, {STREAM}}}"
+    tasks = plan(text, cores={"a": 8, "b": 8}).tasks
+    assert {json.loads(task.stdin())["one_host"] for task in tasks} == {True}
+    assert [(str(task.task), task.host) for task in tasks][-2:] == [("dispatcher:0", "a"), ("data:0", "b")]
+
+
+def test_those_beside_stay_when_a_host_is_gone() -> None:
+    text = (
+        "{strategy: MultiWorkerMirrored, cluster: {hosts: [a:2, b:2], workers: 3, data_workers: 1, evaluators: 1}, "
+        f"{STREAM}, elastic: 1}}"
+    )
+    smaller = shrunk(job(text), frozenset({"a"}))
+    assert smaller is not None
+    assert {str(p.task): p.host.name for p in place(smaller)} == {
+        "worker:0": "b",
+        "evaluator:0": "b",
+        "dispatcher:0": "b",
+        "data:0": "b",
     }
 
 
@@ -181,6 +271,9 @@ def test_gpus_are_shared_in_equal_slices() -> None:
     assert devices(two, 1) == ["-1", "-1"]
     assert devices(two, 0) == [None, None]
     assert devices(PARAMETER_SERVER, 2) == ["-1", "0", "1", "-1", "-1"]
+    assert devices("{cluster: {evaluators: 1}}", 2) == ["0", "1"]
+    assert devices("{cluster: {evaluators: 1}}", 1) == ["0", "-1"]
+    assert devices(FED, 2) == ["0", "1", "-1", "-1", "-1", "-1"]
     assert devices("env: {CUDA_VISIBLE_DEVICES: 3}", 4) == ["3"]
 
 
@@ -225,6 +318,13 @@ env: {{WANDB_API_KEY: {SECRET}, HF_TOKEN: {SECRET}, URL: "https://me:{SECRET}@ho
     assert SECRET not in every_text(shown)
     assert shown["tasks"][0]["env"]["PLAIN"] == "seen"
     assert SECRET not in to_yaml(job(text))
+    harmless = """\
+dataset:
+  {name: tfrecord, path: x, args: {label: key, features: {token: {dtype: int64, shape: [8]}, key: {dtype: int64}}}}
+strategy: {name: ModelParallel, layout: {token: [model]}}
+cluster: 2
+"""
+    assert parse_job(to_yaml(job(harmless)), "job.yaml") == job(harmless)
     assert parse_job(to_yaml(job(text)), "job.yaml").model.args["deep"] == {"dbPassword": "***", "sizes": [1]}
     assert SECRET in plan(text).tasks[0].env["HF_TOKEN"]
     assert SECRET not in every_text(plan(text).tasks[0].argv)

@@ -49,6 +49,15 @@ def program(**given: Any) -> JobSpec:
 # ---- advice
 
 
+def test_a_tpu_needs_the_tensorflow_that_knows_it() -> None:
+    tpu = JobSpec("j", strategy=StrategySpec("TPU"), cluster=ClusterSpec(hosts=(HostSpec("host1"),)))
+    ((level, _, message),) = advice(seen("host1"), job=tpu)
+    assert level == "error"
+    assert message.startswith("TensorFlow is 2.21.0 on host1, and strategy TPU needs 2.19, the last that knows TPUs")
+    right = {**VERSIONS, "tensorflow": "2.19.1"}
+    assert not [each for each in advice(seen("host1", right), job=tpu) if "TPU" in each[2]]
+
+
 def test_healthy_hosts_need_none() -> None:
     hosts = (seen("host1"), seen("host2"))
     assert advice(*hosts) == advice(*hosts, job=job()) == advice(*hosts, job=program()) == []

@@ -43,6 +43,45 @@ def test_one_steps_loss_is_no_figure_of_the_run() -> None:
     assert summary(STARTED, (104.0, "metrics", metrics))["metrics"] == {"train": {"loss": 0.5}, "validation": {}}
 
 
+def test_validation_is_that_of_the_furthest_checkpoint() -> None:
+    tally = Tally(began=100.0)
+
+    def tell(attempt: int, task: str, step: int, split: str = "validation") -> None:
+        data = {"epoch": 1, "step": step, "split": split, "metrics": {"loss": float(step)}}
+        tally.event(Event(101.0, "metrics", attempt, task, "local", data))
+
+    for attempt, step in ((1, 200), (1, 100), (1, 300), (1, 300), (1, 200)):
+        tell(attempt, "evaluator:0", step)
+    assert tally.metrics["validation"] == {"loss": 300.0}
+    tell(2, "evaluator:0", 100)
+    assert tally.metrics["validation"] == {"loss": 100.0}
+    tell(2, "worker:0", 10, split="train")
+    done = {"epochs": 1, "steps": 10, "examples_per_s": 1.0, "metrics": {"train": {"loss": 1.0}, "validation": {}}}
+    tally.event(Event(102.0, "done", 2, "worker:0", "local", done))
+    assert tally.metrics == {"train": {"loss": 1.0}, "validation": {"loss": 100.0}}
+
+
+def test_traffic_is_that_of_all_tasks_however_often_they_were_started() -> None:
+    tally = Tally(began=100.0)
+
+    def tell(kind: str, task: str, **data: Any) -> None:
+        tally.event(Event(101.0, kind, 1, task, "local", data))
+
+    def traffic() -> Any:
+        return tally.summary(begin((), "worker:0", time=100.0), run="r", name="n", ended=160.0)["traffic"]
+
+    assert traffic() == {"sent_bytes": None, "received_bytes": None}
+    tell("task_started", "worker:0", pid=1)
+    tell("usage", "worker:0", sent_bytes=1, received_bytes=2)
+    tell("usage", "worker:0", sent_bytes=10, received_bytes=20)
+    tell("usage", "worker:1", sent_bytes=100, received_bytes=200)
+    tell("task_started", "worker:0", pid=2)
+    tell("usage", "worker:0", sent_bytes=1000, received_bytes=2000)
+    assert traffic() == {"sent_bytes": 1110, "received_bytes": 2220}
+    tell("usage", "worker:2", sent_bytes=None, received_bytes=None)
+    assert traffic() == {"sent_bytes": None, "received_bytes": None}
+
+
 def of_attempts(*events: tuple[float, str, int, str | None, dict[str, Any]]) -> list[dict[str, Any]]:
     tally = Tally(began=100.0)
     for time, kind, attempt, task, data in events:

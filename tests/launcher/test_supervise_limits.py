@@ -257,7 +257,7 @@ def test_files_that_never_come_are_not_waited_for_without_end() -> None:
 
 
 def test_hosts_that_a_single_task_was_stopped_on_send_their_files_in_the_end() -> None:
-    tasks = (TaskState("worker:0", "b", serves=True), TaskState("ps:0", "b", serves=True))
+    tasks = (TaskState("worker:0", "b", serves=True, starts_alone=True), TaskState("ps:0", "b", serves=True))
     watchdog = WatchdogSpec(step_timeout_s=10.0)
     history = History(TaskState("chief:0", "a"), *tasks, chief="chief:0", restart=RESTART, watchdog=watchdog)
     history.training(23)

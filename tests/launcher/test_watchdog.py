@@ -206,7 +206,8 @@ def test_a_task_that_dies_with_its_stacks_on_their_way_is_not_waited_for() -> No
 
 
 def servers() -> History:
-    tasks = [TaskState(name, "local", serves=name != "chief:0") for name in ("chief:0", "worker:0", "worker:1", "ps:0")]
+    workers = [TaskState(f"worker:{index}", "local", serves=True, starts_alone=True) for index in range(2)]
+    tasks = [TaskState("chief:0", "local"), *workers, TaskState("ps:0", "local", serves=True)]
     return stepping(History(*tasks, chief="chief:0", restart=RESTART), 20.0, doing="serving")
 
 

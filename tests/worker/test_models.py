@@ -105,9 +105,44 @@ def test_built_in_models_take_arguments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shape", "args", "of_places"),
+    [
+        ((8, 8, 1), {}, (8 + 8) * 64),
+        ((28, 28), {}, (28 + 28) * 64),
+        ((32, 16, 3), {}, (48 + 32) * 64),
+        ((12, 5), {}, (5 + 12) * 64),
+        ((12,), {"vocabulary": 100}, 100 * 64 + (64 + 12) * 64),
+    ],
+)
+def test_a_transformer_reads_sequences_images_and_tokens(
+    shape: tuple[int, ...], args: dict[str, Any], of_places: int
+) -> None:
+    of_block = 2 * 2 * 64 + 4 * (64 + 1) * 64 + (64 + 1) * 256 + (256 + 1) * 64
+    model = build("transformer", dataset(shape, 7), **args)
+    assert model.count_params() == of_places + 2 * of_block + 2 * 64 + 65 * 7
+    x = np.random.default_rng(0).integers(0, 100, (3, *shape)).astype(np.float32) / (1 if "vocabulary" in args else 100)
+    out = model.predict_on_batch(x)
+    assert out.shape == (3, 7)
+    np.testing.assert_allclose(out.sum(axis=1), 1, rtol=1e-5)
+    assert not np.allclose(out, model.predict_on_batch(x[:, ::-1]), rtol=1e-4), "the places are all one to it"
+
+
+def test_a_transformer_takes_arguments() -> None:
+    model = build("transformer", dataset((8, 8, 1)), layers=1, heads=2, width=6, dropout=0.1, classes=3)
+    of_block = 2 * 2 * 6 + 4 * (6 + 1) * 6 + (6 + 1) * 24 + (24 + 1) * 6
+    assert model.count_params() == (8 + 8) * 6 + of_block + 2 * 6 + 7 * 3
+    assert [layer.rate for layer in model.layers if type(layer).__name__ == "Dropout"] == [0.1]
+
+
+@pytest.mark.parametrize(
     ("name", "facts", "args", "sentence"),
     [
-        ("cnm", dataset((8, 8, 1)), {}, "there is no model 'cnm': there are cnn, mlp, keras.applications"),
+        ("cnm", dataset((8, 8, 1)), {}, "there is no model 'cnm': there are cnn, mlp, transformer, keras.applications"),
+        ("transformer", dataset((8, 8)), {"width": 30}, "width is 30, which 4 heads cannot .* a multiple of 4"),
+        ("transformer", dataset((8, 8)), {"layers": 0}, "transformer: layers is 0: give a whole number"),
+        ("transformer", dataset((8, 8)), {"dropout": 2}, "transformer: dropout is 2: give a number"),
+        ("transformer", dataset((8,)), {}, "an example is 8: give args.vocabulary if these are tokens"),
+        ("transformer", dataset((8, 8)), {"vocabulary": 9}, "is for tokens, but an example is 8x8: leave it out"),
         ("cnn", dataset((8, 8, 1)), {"droput": 0.1}, "model cnn has no argument 'droput'; it takes dropout, "),
         ("cnn", dataset((8, 8, 1)), {"dropout": 1.5}, "dropout is 1.5: give a number from 0 to below 1"),
         ("cnn", dataset((8, 8, 1)), {"filters": "many"}, "filters is 'many': give a whole number"),
@@ -197,25 +232,26 @@ def test_a_function_may_return_streams(users: str) -> None:
     data = load("pair")
     assert (data.train.size, data.validation.size, data.input_shape, data.classes) == (5, 2, (4, 3), None)
     for _ in range(2):
-        assert [int(y) for _, y in data.train.make()] == [0, 1, 2, 3, 4]
-    assert [int(y) for _, y in data.validation.make()] == [0, 1]
+        assert [int(y) for _, y in data.train.source()] == [0, 1, 2, 3, 4]
+    assert [int(y) for _, y in data.validation.source()] == [0, 1]
     data = load("named")
     assert (data.train.size, data.validation.size, data.classes) == (5, 5, 5)
     data = load("unknown")
     assert (data.train.size, data.input_shape) == (None, (None, 3))
     assert load("endless").train.size is None
+    assert [[int(y), int(weight)] for _, y, weight in load("weighted").train.source()] == [[n, n] for n in range(5)]
     data = load("tensors")
     assert (type(data.train.x), data.train.size, data.classes) == (np.ndarray, 5, 1)
 
     calls = sys.modules["users_streams"].calls
     stream = load("slices").train
     before = len(calls)
-    stream.make()
+    stream.source()
     assert len(calls) == before
 
     @tf.function
     def total() -> tf.Tensor:
-        return stream.make().reduce(tf.constant(0, tf.int64), lambda so_far, example: so_far + example[1])
+        return stream.source().reduce(tf.constant(0, tf.int64), lambda so_far, example: so_far + example[1])
 
     assert int(total()) == 10
     assert len(calls) == before + 1  # built anew inside the graph
@@ -225,8 +261,7 @@ def test_wrong_streams_are_refused(users: str) -> None:
     for name, sentence in {
         "batched": r"Dataset of \(float32\[None, 4, 3\], int64\[None\]\), which looks batched",
         "whole_batches": r"Dataset of \(float32\[2, 4, 3\], int64\[2\]\), which looks batched",
-        "x_only": r"Dataset of float32\[4, 3\]: each example must be a pair",
-        "weighted": "each example must be a pair",
+        "x_only": r"Dataset of float32\[4, 3\]: each example must be \(x, y\)",
         "empty": "has no examples",
     }.items():
         with pytest.raises(Refusal, match=sentence):

@@ -64,7 +64,7 @@ again, other = open_strategy(2)
 with again.scope():
     for variable, value in zip(variables(other), held):
         variable.assign(value)
-again.restore(half.rows)
+again.restore(half.rows, None)
 resumed = run(again, 15, 30)
 assert resumed.losses.tobytes() == end.losses.tobytes()
 assert resumed.rows.tobytes() == end.rows.tobytes()
@@ -74,12 +74,12 @@ for a, b in zip(variables(model), variables(other)):
         assert one.numpy().tobytes() == two.numpy().tobytes(), a.path
 
 alone, _ = open_strategy(1)
-alone.restore(half.rows)
+alone.restore(half.rows, None)
 assert alone._metrics.packed().numpy().tolist() == np.float32(half.rows.sum(axis=0)).tolist(), "it has what both had"
 alone.restore(None, None)
 assert not alone._metrics.packed().numpy().any()
 with pytest.raises(Refusal, match="go on with the metrics that training began with"):
-    alone.restore(half.rows[:, 1:])
+    alone.restore(half.rows[:, 1:], None)
 print("as it was")
 """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distrain.job.file import keras_names
-from distrain.job.file.kinds import UNUSABLE, Findings, Kind, listed, quoted, shown, suggestion
+from distrain.job.file.kinds import UNUSABLE, Findings, Kind, ListOf, listed, quoted, shown, suggestion
 from distrain.job.file.source import Place
 from distrain.job.file.tree import Entry, Items, Node, Scalar, Table
 from distrain.job.spec import Named
@@ -132,6 +132,42 @@ class NamedKind:
         if key != _SCHEDULE_KEY or self.family is not keras_names.OPTIMIZERS:
             return free_value(node, path, findings)
         return _learning_rate(node, path, findings)
+
+
+@dataclass(frozen=True)
+class OutputsOr:
+    """What `item` reads, or a mapping of such by the outputs of a model, as in `{size: mse, kind: hinge}`."""
+
+    item: NamedKind | ListOf
+
+    @property
+    def words(self) -> str:
+        return f"{self.item.words}; or mapping of outputs to such"
+
+    def expand(self, node: Node) -> Node:
+        if not self._is_of_outputs(node):
+            return self.item.expand(node)
+        assert isinstance(node, Table)
+        entries = {name: Entry(entry.place, self.item.expand(entry.node)) for name, entry in node.entries.items()}
+        return Table(node.place, entries)
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if not self._is_of_outputs(node):
+            return self.item.read(node, path, findings)
+        assert isinstance(node, Table)
+        values = {name: self.item.read(entry.node, f"{path}.{name}", findings) for name, entry in node.entries.items()}
+        return UNUSABLE if UNUSABLE in values.values() else values
+
+    def _is_of_outputs(self, node: Node) -> bool:
+        """A mapping may also hold the arguments of one thing, with its name or, if there is a default, without."""
+        if not isinstance(node, Table) or not node.entries or not node.entries.keys().isdisjoint(("name", "args")):
+            return False
+        if isinstance(self.item, NamedKind) and self.item.family is not None and self.item.default is not None:
+            default = self.item.family.class_of(self.item.default)
+            if default and not node.entries.keys().isdisjoint(self.item.family.arguments(default)):
+                return False
+        nodes = [entry.node for entry in node.entries.values()]
+        return not any(isinstance(each, Scalar) and not isinstance(each.value, str) for each in nodes)
 
 
 def argument_entries(node: Table, path: str, findings: Findings) -> dict[str, Entry]:

@@ -10,15 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distrain.job.file import keras_names
+from distrain.job.file.dataset import ARGUMENTS, Dataset, DatasetName
 from distrain.job.file.hosts import HostFile, HostName, HostOffer
-from distrain.job.file.kinds import Findings, Kind, ListOf, Section, Switched, shown
-from distrain.job.file.named import FamilyName, KnownOrFunction, NamedKind, free_value
+from distrain.job.file.kinds import Findings, Kind, ListOf, Section, Switched
+from distrain.job.file.named import FamilyName, KnownOrFunction, NamedKind, OutputsOr
 from distrain.job.file.program import Arguments, CodeFolder, Program
 from distrain.job.file.source import Place
-from distrain.job.file.tree import Items, Node, Scalar, Table
+from distrain.job.file.strategy import Layout, Mesh
+from distrain.job.file.tree import Items, Node, Scalar
 from distrain.job.file.values import (
     Boolean,
     Choice,
+    ClassWeights,
     Environment,
     Folder,
     Integer,
@@ -32,12 +35,15 @@ from distrain.job.file.values import (
     Validation,
 )
 from distrain.job.spec import (
-    DATASETS,
+    COMPRESSIONS,
+    IMPLEMENTATIONS,
     MODELS,
     NAN_POLICIES,
+    PLACEMENTS,
     PRECISIONS,
     RESTARTED,
     ROLES,
+    SHARDINGS,
     STRATEGIES,
     CheckpointSpec,
     ClusterSpec,
@@ -45,6 +51,7 @@ from distrain.job.spec import (
     ElasticSpec,
     HostSpec,
     JobSpec,
+    MeshSpec,
     ProgramSpec,
     RestartSpec,
     StrategySpec,
@@ -56,21 +63,10 @@ _UNSHARDED = (
     "keras.distribution trains unsharded on the TensorFlow backend, without a word; "
     "for data parallelism choose Mirrored or MultiWorkerMirrored"
 )
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    words: str = "mapping"
-
-    def expand(self, node: Node) -> Node:
-        return node
-
-    def read(self, node: Node, path: str, findings: Findings) -> Any:
-        if isinstance(node, Scalar) and node.value is None:
-            return {}
-        if not isinstance(node, Table):
-            return findings.add(node.place, path, f"{path} is {shown(node)}", "give a mapping of arguments")
-        return free_value(node, path, findings)
+_SIXTEEN_BITS = {
+    **dict.fromkeys(("fp16", "half"), 'did you mean "float16"?'),
+    "bf16": 'did you mean "bfloat16"?',
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +85,14 @@ class _Checkpoint(Switched):
 BUILT_IN_MODELS: Mapping[str, Mapping[str, Kind]] = {
     "cnn": {"filters": Integer(1), "dense": Integer(1), "dropout": Share(), "classes": Integer(1)},
     "mlp": {"hidden": LayerSizes(), "dropout": Share(), "classes": Integer(1)},
+    "transformer": {
+        "layers": Integer(1),
+        "heads": Integer(1),
+        "width": Integer(1),
+        "dropout": Share(),
+        "vocabulary": Integer(1),
+        "classes": Integer(1),
+    },
 }
 _MODELS = keras_names.Family(
     {**{name: " ".join(takes) for name, takes in BUILT_IN_MODELS.items()}, **keras_names.APPLICATIONS}
@@ -122,13 +126,17 @@ JOB = Section(
             _DEFAULTS.model.name,
             BUILT_IN_MODELS,
         ),
-        "dataset": Section(
+        "dataset": Dataset(
             DatasetSpec,
             {
-                "name": KnownOrFunction(DATASETS, DATASETS),
+                "name": DatasetName(),
                 "path": Text(),
                 "batch_size": Integer(1),
-                "args": _Arguments(),
+                "shard": Choice(SHARDINGS),
+                "parallel_reads": Integer(1, 16),
+                "parallel_calls": Integer(1),
+                "deterministic": Boolean(),
+                "args": ARGUMENTS,
             },
             short="name",
         ),
@@ -138,14 +146,17 @@ JOB = Section(
                 "epochs": Integer(1),
                 "steps_per_epoch": Integer(1),
                 "optimizer": _keras(keras_names.OPTIMIZERS, "optimizer", _DEFAULTS.training.optimizer.name),
-                "loss": _keras(keras_names.LOSSES, "loss", _DEFAULTS.training.loss.name),
-                "metrics": ListOf(_keras(keras_names.METRICS, "metric")),
+                "loss": OutputsOr(_keras(keras_names.LOSSES, "loss", _DEFAULTS.training.losses[0].name)),
+                "metrics": OutputsOr(ListOf(_keras(keras_names.METRICS, "metric"))),
                 "callbacks": ListOf(_keras(keras_names.CALLBACKS, "callback")),
                 "seed": Integer(0),
                 "validation": Validation(),
                 "deterministic": Boolean(),
                 "precision": Choice(PRECISIONS),
                 "jit_compile": Boolean(),
+                "scale_learning_rate": Integer(1),
+                "warmup_steps": Integer(0),
+                "class_weight": ClassWeights(),
                 "shuffle": Boolean(),
                 "cache": Boolean(),
                 "prefetch": Integer(0),
@@ -154,7 +165,19 @@ JOB = Section(
         ),
         "strategy": Section(
             StrategySpec,
-            {"name": Choice(STRATEGIES, foreign=dict.fromkeys(("ModelParallel", "DataParallel"), _UNSHARDED))},
+            {
+                "name": Choice(STRATEGIES, foreign={"DataParallel": _UNSHARDED}),
+                "implementation": Choice(IMPLEMENTATIONS),
+                "pack_bytes": Integer(1),
+                "compression": Choice(COMPRESSIONS, foreign=_SIXTEEN_BITS),
+                "accumulate": Integer(1),
+                "placement": Choice(PLACEMENTS),
+                "sync_every": Integer(1),
+                "outer_momentum": Share(),
+                "layout": Layout(),
+                "mesh": Mesh(MeshSpec, {"batch": Integer(1, 1024), "model": Integer(1, 1024)}),
+                "tpu": Text(),
+            },
             short="name",
         ),
         "cluster": Section(
@@ -164,6 +187,7 @@ JOB = Section(
                 "ps": Integer(0, 1024),
                 "chief": Integer(0, 1),
                 "evaluators": Integer(0, 1024),
+                "data_workers": Integer(0, 1024),
                 "hosts": ListOf(
                     HostOffer(
                         HostSpec,

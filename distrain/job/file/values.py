@@ -229,6 +229,31 @@ class LayerSizes(_Single):
 
 
 @dataclass(frozen=True)
+class ClassWeights(_Single):
+    """What an example of a class counts, by the class's number, as JSON has keys: in text."""
+
+    words: str = "mapping of classes to numbers"
+
+    def read(self, node: Node, path: str, findings: Findings) -> Any:
+        if not isinstance(node, Table) or not node.entries:
+            given = "an empty mapping" if isinstance(node, Table) else shown(node)
+            remedy = "give a mapping such as {0: 1, 3: 2.5}; classes that it leaves out count 1"
+            return findings.add(node.place, path, f"{path} is {given}", remedy)
+        weights: dict[str, float] = {}
+        for name, entry in node.entries.items():
+            value = entry.node.value if isinstance(entry.node, Scalar) else None
+            if not re.fullmatch(r"0|[1-9][0-9]{0,8}", name):
+                problem = f"{path} holds {quoted(name)}, which is no class"
+                findings.add(entry.place, path, problem, "name a class by its number, counted from 0")
+            elif not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+                problem = f"{path} of class {name} is {shown(entry.node)}"
+                findings.add(entry.node.place, path, problem, "give a number, 0 or more")
+            else:
+                weights[name] = float(value)
+        return UNUSABLE if path in findings.paths else weights
+
+
+@dataclass(frozen=True)
 class Environment(_Single):
     """`owned`: tells why distrain sets a variable itself, None for one that the job may set."""
 

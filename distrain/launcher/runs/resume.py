@@ -158,6 +158,8 @@ _COUNTED = "steps are counted in batches of one size and epochs in so many of th
 _NEVER: Mapping[str, str] = {
     "model": "the checkpoint holds the weights of the model that it was",
     "training.optimizer": "the checkpoint holds the state of the optimizer that it was, its learning rate included",
+    "training.scale_learning_rate": "the checkpoint holds the learning rate that follows from it",
+    "training.warmup_steps": "the checkpoint holds the learning rate that follows from it",
     "dataset.batch_size": _COUNTED,
     "training.precision": "the checkpoint holds the variables of the precision that it was",
 }
@@ -168,14 +170,27 @@ _BETWEEN_EPOCHS: Mapping[str, str] = {
     "dataset.name": _ORDER,
     "dataset.path": _ORDER,
     "dataset.args": _ORDER,
+    "dataset.shard": _ORDER,
+    "dataset.deterministic": _ORDER,
     "training.seed": _ORDER,
     "training.shuffle": _ORDER,
+    "training.class_weight": "whose metrics so far were of other weights",
     "training.loss": "whose metrics so far were of another loss",
     "training.metrics": "whose metrics so far were others",
 }
 """What may change when an epoch is over, and why not in the middle of one."""
 
-_NOT_THE_SAME = ("strategy.name", "cluster.workers", "cluster.devices_per_worker", "training.jit_compile")
+_NOT_THE_SAME = (
+    "strategy.name",
+    "strategy.compression",
+    "strategy.accumulate",
+    "strategy.sync_every",
+    "strategy.outer_momentum",
+    "strategy.mesh",
+    "cluster.workers",
+    "cluster.devices_per_worker",
+    "training.jit_compile",
+)
 
 
 def _at(job: Mapping[str, Any], path: str) -> Any:

@@ -175,13 +175,13 @@ class RunDir:
 
     def write_job(self, text: str) -> None:
         """Raises DistrainError, as the two below, when the file cannot be written; then the old one still stands."""
-        _write_whole(self.job_file, text)
+        write_whole(self.job_file, text)
 
     def write_plan(self, plan: Mapping[str, Any]) -> None:
-        _write_whole(self.plan_file, json_text({"format": FORMAT, **plan}, indent=2) + "\n")
+        write_whole(self.plan_file, json_text({"format": FORMAT, **plan}, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        _write_whole(self.summary_file, json_text({"format": FORMAT, **summary}, indent=2) + "\n")
+        write_whole(self.summary_file, json_text({"format": FORMAT, **summary}, indent=2) + "\n")
 
     def write_stacks(self, attempt: int, task: str, data: bytes) -> str:
         """Keep where a task's threads were. Returns the path, relative to the run directory.
@@ -196,7 +196,7 @@ class RunDir:
                 folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise DistrainError(f"cannot write {_shown(path)}: {_reason(error)}") from error
-        _write_whole(path, data.decode(errors="replace"))
+        write_whole(path, data.decode(errors="replace"))
         return str(path.relative_to(self.path))
 
 
@@ -244,7 +244,8 @@ def _make_unique(runs_dir: Path, stem: str) -> Path:
             return path
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write the file for this user alone, so that it is complete or absent; DistrainError: that cannot be."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         try:

@@ -27,6 +27,7 @@ from distrain.launcher.supervise.state import (
     Then,
 )
 from distrain.launcher.supervise.stopping import fail
+from distrain.launcher.supervise.watchdog import EVALUATION
 
 
 def begin(
@@ -93,12 +94,22 @@ def _phase(state: State, event: Event) -> Decision:
     task = _task(state, event)
     if task.trains and task.ready and not task.exited:
         state = replace(state, watch=state.watch.left(event.time, task.doing))
-    return _changed(state, event, doing=str(event.data.get("phase"))), ()
+    return _changed(state, event, doing=str(event.data.get("phase")), told_at=event.time), ()
+
+
+def _metrics(state: State, event: Event) -> Decision:
+    """Nobody waits for what a task aside finds, but it shall find something."""
+    task = _task(state, event)
+    if not task.aside:
+        return state, ()
+    if task.doing == EVALUATION and task.told_at is not None:
+        state = replace(state, watch=state.watch.evaluated(event.time - task.told_at))
+    return _changed(state, event, told_at=event.time), ()
 
 
 def _ready(state: State, event: Event) -> Decision:
     # From here on it gives pulses: one that stands still before the first is missed, too.
-    state = _changed(state, event, ready=True, doing="ready", pulse_at=event.time)
+    state = _changed(state, event, ready=True, doing="ready", pulse_at=event.time, told_at=event.time)
     if state.phase is Phase.RUNNING and state.watch.moved_at is None and _all_ready(state):
         state = replace(state, watch=state.watch.begun(event.time))
     return state, ()
@@ -141,7 +152,7 @@ def _pulse(state: State, event: Event) -> Decision:
 
 def _stepped(state: State, event: Event, step: int) -> State:
     task = _task(state, event)
-    if step == task.step:
+    if step == task.step or task.aside:  # whose steps are those of what it looks at
         return state
     state = _changed(state, event, step=step)
     if step <= state.step:
@@ -198,7 +209,7 @@ def _task_exited(state: State, event: Event) -> Decision:
     state, actions = _exited(state, event)
     if state.phase is not Phase.STOPPING:
         return state, actions
-    state, further = stopping.stop_servers(state)
+    state, further = stopping.stop_attending(state)
     return state, (*actions, *further)
 
 
@@ -219,9 +230,14 @@ def _exited(state: State, event: Event) -> Decision:
         return replace(state, failures=failures), ()
     if state.phase is Phase.STOPPING:
         return state, ()
-    if state.phase is Phase.FINISHING and (exit_code == 0 or before.serves or before.done):
+    if state.phase is Phase.FINISHING and (exit_code == 0 or before.done):
         return state, ()
-    if exit_code == 0 and before.is_evaluator:
+    if state.phase is Phase.FINISHING and before.serves:
+        failure = failure_of(state, event, exit_code=exit_code, signal_name=signal_name)
+        return respawns.after(state, failure) or (state, ())  # who evaluates may still need it
+    if before.given_up:
+        return state, ()
+    if exit_code == 0 and before.may_end:
         return _changed(state, event, done=True), ()
     if exit_code == 0 and not before.speaks and not before.serves:
         state = _changed(state, event, done=True)
@@ -265,14 +281,16 @@ def _tick(state: State, event: Event) -> Decision:
         case Phase.OPENING:
             return waiting.overdue(state, now)
         case Phase.RUNNING:
-            state, started = waiting.task_may_start(state, now)
+            state, started = _alone(state, now)
             if not _all_ready(state):
                 state, late = waiting.overdue(state, now)
                 started = (*started, *late)
             state, hung = hangs.look(state, now)
             return state, (*started, *hung)
         case Phase.FINISHING:
-            return stopping.finishing(state, now)
+            state, alone = _alone(state, now)
+            state, late = stopping.finishing(state, now)
+            return state, (*alone, *late)
         case Phase.STOPPING:
             return stopping.tick(state, now)
         case Phase.WAITING:
@@ -280,6 +298,13 @@ def _tick(state: State, event: Event) -> Decision:
             state, late = waiting.late(state, now)
             return state, (*opened, *late)
     return state, ()
+
+
+def _alone(state: State, now: float) -> Decision:
+    """Tasks that are started again alone, and those aside."""
+    state, started = waiting.task_may_start(state, now)
+    state, missed = hangs.look_aside(state, now)
+    return state, (*started, *missed)
 
 
 _HANDLERS: dict[str, Callable[[State, Event], Decision]] = {
@@ -298,6 +323,7 @@ _HANDLERS: dict[str, Callable[[State, Event], Decision]] = {
     "ready": _ready,
     "started": _started,
     "progress": _progress,
+    "metrics": _metrics,
     "pulse": _pulse,
     "checkpoint": _checkpoint,
     "usage": _usage,

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distrain.launcher.supervise import respawns
-from distrain.launcher.supervise.state import Decision, Failure, State
+from distrain.launcher.supervise.state import Decision, Failure, State, TaskState
 from distrain.launcher.supervise.stopping import fail
-from distrain.launcher.supervise.watchdog import LEAST_STOPPED_S, culprits
+from distrain.launcher.supervise.watchdog import EVALUATION, LEAST_STOPPED_S, culprits
 
 _STOOD_STILL_S = 2.0
 """Ticks come several times a second: after a longer pause, it was the launcher that stood still."""
@@ -23,10 +23,44 @@ def at_tick(state: State, now: float) -> State:
     if gap_s <= _STOOD_STILL_S:
         return state
     tasks = {
-        name: task if task.pulse_at is None else replace(task, pulse_at=task.pulse_at + gap_s)
+        name: replace(task, pulse_at=_later(task.pulse_at, gap_s), told_at=_later(task.told_at, gap_s))
         for name, task in state.tasks.items()
     }
     return replace(state, watch=state.watch.paused(gap_s), tasks=tasks)
+
+
+def _later(time: float | None, gap_s: float) -> float | None:
+    return None if time is None else time + gap_s
+
+
+def look_aside(state: State, now: float) -> Decision:
+    """A task aside makes no steps, and nobody waits for it before the others are done: it is missed when it is silent,
+    evaluates for too long, or at the end has nothing to tell any more.
+    """
+    spec, policy = state.policy.watchdog, state.policy
+    patience_s = state.watch.evaluation_s(fixed_s=spec.step_timeout_s, start_timeout_s=policy.start_timeout_s)
+    for task in state.evaluating:
+        if task.exited or task.respawn is not None or task.given_up or state.failures:
+            continue
+        stood = spec.step_timeout_s is None and (state.watch.stepped or task.stopped)
+        silent_s = LEAST_STOPPED_S if stood else patience_s
+        if task.ready and task.pulse_at is not None and now - task.pulse_at > silent_s:
+            failure = _silent(state, task, now - task.pulse_at, now)
+            return respawns.after(state, failure) or (state, ())
+        still_s = now - max(task.told_at or task.started_at, state.finishing_since or 0.0)
+        if still_s <= patience_s or (state.finishing_since is None and task.doing != EVALUATION):
+            continue
+        message = f"has told of nothing for {still_s:.0f} s, and is {task.doing}"
+        failure = Failure(now, task.name, task.host, state.attempt, "hang", message, step=state.step, age_s=still_s)
+        if state.finishing_since is not None:
+            return respawns.give_up(state, failure)
+        return respawns.after(state, failure) or (state, ())
+    return state, ()
+
+
+def _silent(state: State, task: TaskState, age_s: float, now: float) -> Failure:
+    message = f"has said nothing for {age_s:.0f} s" + (", it stands still" if task.stopped else "")
+    return Failure(now, task.name, task.host, state.attempt, "hang", message, step=state.step, age_s=age_s)
 
 
 def look(state: State, now: float) -> Decision:
@@ -45,14 +79,12 @@ def look(state: State, now: float) -> Decision:
     silent_s = LEAST_STOPPED_S if spec.step_timeout_s is None and watch.stepped else limit_s
     for task in running:
         if task.serves and task.pulse_at is not None and now - task.pulse_at > silent_s:
-            age_s = now - task.pulse_at
-            message = f"has said nothing for {age_s:.0f} s" + (", it stands still" if task.stopped else "")
-            failure = Failure(now, task.name, task.host, state.attempt, "hang", message, step=state.step, age_s=age_s)
+            failure = _silent(state, task, now - task.pulse_at, now)
             return respawns.after(state, failure) or fail(state, failure)
     still_s = now - watch.moved_at
     if still_s <= limit_s:
         return state, ()
-    names, why = culprits(running, now)
+    names, why = culprits([task for task in running if not task.aside], now)
     subject = "" if len(names) == 1 else f" ({', '.join(names)})"
     message = f"made no step for {still_s:.0f} s: {why}{subject}"
     if spec.step_timeout_s is None:

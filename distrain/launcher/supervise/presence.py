@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from distrain.job.cluster import LOCAL
 from distrain.launcher.events import Event
+from distrain.launcher.supervise import respawns
 from distrain.launcher.supervise.actions import (
     DropHosts,
     OpenHosts,
@@ -55,6 +56,7 @@ def host_lost(state: State, event: Event) -> Decision:
         return replace(state, returning=state.returning - {event.host}), ()
     here = [task for task in state.tasks.values() if task.host == event.host]
     done = bool(here) and all(task.cleared for task in here) and not state.failures and not state.nothing_runs
+    respawn = next((task.respawn for task in here if task.respawn is not None), None)
     state = replace(
         state,
         hosts_prepared=state.hosts_prepared - {event.host},
@@ -67,8 +69,10 @@ def host_lost(state: State, event: Event) -> Decision:
         state = replace(state, restart=replace(state.restart, sending=False, sent=False))
     if state.phase is Phase.WAITING:
         return _try_again(state, event)
-    if done:
+    if done and respawn is None:
         return state, ()  # all that it had to do is done
+    if done and respawn is not None and state.phase is Phase.FINISHING:
+        return respawns.give_up(state, respawn, "its host is gone")
     awaited = state.stacks_awaited - {task.name for task in here}
     state = replace(state.with_host(event.host, exited=True, cleared=True), stacks_awaited=awaited)
     return host_ending(state, event)

@@ -55,13 +55,17 @@ def why_not(state: State, failure: Failure) -> str | None:
         return ""
     if cause in RESTARTED and cause not in spec.on:
         return f"restart.on does not list {cause}"
-    if state.phase is Phase.OPENING or (state.phase is Phase.FINISHING and state.tasks[state.chief].cleared):
+    if state.phase is Phase.OPENING:
+        return ""
+    task = state.tasks.get(failure.task or "")
+    alone = task is not None and task.starts_alone
+    if state.phase is Phase.FINISHING and state.tasks[state.chief].cleared and not alone:
         return ""
     if _is_early(state, failure):
         return "it came before the first step, and would come again"
     if _came_before(state, failure):
         return "the same came at the same step before"
-    if counts(state, failure) and len(_recent(state, failure.time)) >= spec.max:
+    if counts(state, failure) and len(_recent(state, failure)) >= spec.max:
         return f"no restart is left: restart.max is {spec.max} within {spec.window_s:g} s"
     return None
 
@@ -74,14 +78,14 @@ def restart_after(state: State, failure: Failure) -> Restart:
         before = skip_to = failure.step
     elif failure.kind == "checkpoint":
         before = state.first_step
-    at = failure.happened_at + (backoff_s(state) if counted else 0.0)
+    at = failure.happened_at + (backoff_s(state, failure) if counted else 0.0)
     return Restart(at, failure, counted=counted, before=before, skip_to=skip_to)
 
 
-def backoff_s(state: State) -> float:
+def backoff_s(state: State, failure: Failure) -> float:
     """The pause before the next restart that counts."""
     assert state.policy.restart is not None
-    doubled = min(len(state.restarts), _MOST_DOUBLINGS)
+    doubled = min(len(counted_before(state, failure)), _MOST_DOUBLINGS)
     return min(state.policy.restart.backoff_s * 2.0**doubled, LONGEST_BACKOFF_S)
 
 
@@ -92,7 +96,7 @@ def counts(state: State, failure: Failure) -> bool:
     if cause_of(failure) != "preempted":
         return True
     task = state.tasks.get(failure.task or "")
-    if task is not None and task.serves:
+    if task is not None and task.attends:
         return failure.happened_at - task.started_at < EARLY_S
     if any(task.trains or task.step is not None for task in state.tasks.values()):
         return max(state.step, failure.step or 0) <= state.first_step
@@ -103,9 +107,13 @@ def after_restart(state: State, failure: Failure, *, counted: bool) -> State:
     """With one more restart, for which `failure` is the reason."""
     older = (*state.past, failure)[-MOST_PAST:]
     past = (*(replace(old, log_tail=()) for old in older[:-_MOST_TAILS]), *older[-_MOST_TAILS:])
-    restarts = (*_recent(state, failure.time), failure.time) if counted else state.restarts
-    furthest = max(state.furthest, state.step)
-    return replace(state, past=past, restarts=restarts, restarted=state.restarted + 1, furthest=furthest)
+    state = replace(state, past=past, restarted=state.restarted + 1, furthest=max(state.furthest, state.step))
+    if not counted:
+        return state
+    times = (*_recent(state, failure), failure.time)
+    if _is_aside(state, failure):
+        return state.with_task(failure.task or "", respawned=times)
+    return replace(state, restarts=times)
 
 
 def after_step(state: State, step: int) -> State:
@@ -119,9 +127,20 @@ def after_step(state: State, step: int) -> State:
     return state
 
 
-def _recent(state: State, time: float) -> tuple[float, ...]:
+def counted_before(state: State, failure: Failure) -> tuple[float, ...]:
+    """When restarts that count were made: of the run, or of the task aside that failed."""
+    return state.tasks[failure.task or ""].respawned if _is_aside(state, failure) else state.restarts
+
+
+def _is_aside(state: State, failure: Failure) -> bool:
+    task = state.tasks.get(failure.task or "")
+    return task is not None and task.aside
+
+
+def _recent(state: State, failure: Failure) -> tuple[float, ...]:
     assert state.policy.restart is not None
-    return tuple(at for at in state.restarts if time - at < state.policy.restart.window_s)
+    window_s = state.policy.restart.window_s
+    return tuple(at for at in counted_before(state, failure) if failure.time - at < window_s)
 
 
 def _is_early(state: State, failure: Failure) -> bool:

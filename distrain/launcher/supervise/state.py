@@ -80,6 +80,8 @@ class Then(StrEnum):
 @dataclass(frozen=True)
 class TaskState:
     """What is known of one task. `serves`: it never ends by itself, and is stopped when the run's work is done.
+    `aside`: it evaluates what the others leave, which do without it if need be; it ends by itself, after them.
+    `starts_alone`: once it has failed it is started again by itself, while the others go on.
     `speaks`: it says itself when it is ready and when it is done; a program is ready when it runs, and done when it
     ends with exit code 0. `reach`: what came of trying to connect to it, while it was overdue.
     """
@@ -87,6 +89,8 @@ class TaskState:
     name: str
     host: str
     serves: bool = False
+    aside: bool = False
+    starts_alone: bool = False
     speaks: bool = True
     doing: str = "waiting for its host"
     started_at: float = 0.0
@@ -107,20 +111,37 @@ class TaskState:
     respawn: Failure | None = None
     """Why this task alone is being started again."""
     respawn_at: float = 0.0
+    respawned: tuple[float, ...] = ()
+    """When that was, of a task aside: it has a count of its own, so that training keeps all of its restarts."""
+    given_up: bool = False
+    """It has failed, and the others go on without it."""
+    told_at: float | None = None
+    """When a task aside last told of what it does, or found."""
+
+    @property
+    def attends(self) -> bool:
+        """Whether it is there for those that train, or for what they leave, and is stopped after them."""
+        return self.serves or self.aside
+
+    @property
+    def feeds(self) -> bool:
+        """Whether it prepares examples, for whoever wants some."""
+        return self.name.startswith(("dispatcher:", "data:"))
 
     @property
     def trains(self) -> bool:
         """Whether it makes the run's steps and tells of them."""
-        return self.speaks and not self.serves
+        return self.speaks and not self.attends
 
     def anew(self, time: float) -> TaskState:
         """The task when it is started, for the first time or again."""
-        again = TaskState(self.name, self.host, serves=self.serves, speaks=self.speaks)
-        return replace(again, doing="starting", started_at=time)
+        again = TaskState(self.name, self.host, self.serves, self.aside, self.starts_alone, self.speaks)
+        return replace(again, doing="starting", started_at=time, respawned=self.respawned)
 
     @property
-    def is_evaluator(self) -> bool:
-        return self.name.startswith("evaluator:")
+    def may_end(self) -> bool:
+        """Whether it may end with exit code 0 at any time: a program that evaluates."""
+        return self.name.startswith("evaluator:") and not self.speaks
 
 
 @dataclass(frozen=True)
@@ -215,6 +236,8 @@ class State:
     stopped_by: int | None = None
     at_once: bool = False
     overdue_told: float = 0.0
+    finishing_since: float | None = None
+    """The phase is FINISHING, since then."""
     deadline: float | None = None
     """When the last word asked of the tasks (to finish, to stop) must have been heeded."""
     ticked_at: float | None = None
@@ -222,8 +245,8 @@ class State:
     """When each host last told of a task."""
 
     then: Then = Then.END
-    servers_last: bool = False
-    """Tasks that serve are stopped when the others have ended, which may still need them."""
+    attending_last: bool = False
+    """Tasks that attend are stopped when the others have ended, which may still need them."""
     leaving: bool = False
     """The tasks end by themselves: they were asked to, by somebody else."""
     stacks_awaited: frozenset[str] = frozenset()
@@ -286,10 +309,15 @@ class State:
         return self.phase in (Phase.OPENING, Phase.WAITING)
 
     @property
-    def servers(self) -> tuple[str, ...]:
-        """The tasks that serve others, of which there are some."""
-        serving = tuple(task.name for task in self.tasks.values() if task.serves)
-        return serving if len(serving) < len(self.tasks) else ()
+    def attending(self) -> tuple[str, ...]:
+        """The tasks that attend others, of which there are some."""
+        attending = tuple(task.name for task in self.tasks.values() if task.attends)
+        return attending if len(attending) < len(self.tasks) else ()
+
+    @property
+    def evaluating(self) -> tuple[TaskState, ...]:
+        """The tasks aside that have still to end, or to be started again."""
+        return tuple(task for task in self.tasks.values() if task.aside and (not task.exited or task.respawn))
 
     @property
     def first_failure(self) -> Failure | None:

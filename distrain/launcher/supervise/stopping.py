@@ -100,6 +100,7 @@ def _stop_to_restart(state: State, first: Failure, time: float) -> Decision:
 def _stop(state: State, told: tuple[Action, ...], first: Failure, time: float, grace_s: float, then: Then) -> Decision:
     """Stop all tasks; after what nobody can explain, when they have told where they are."""
     state = replace(state, phase=Phase.STOPPING, then=then, deadline=time + grace_s, watch=state.watch.over())
+    state = replace(state, attending_last=False)
     alive = tuple(task.name for task in state.tasks.values() if task.ready and not task.exited)
     if first.kind in _WITH_STACKS and alive and any(state.tasks[name].speaks for name in alive):
         stacks_by = time + state.policy.stacks_s
@@ -126,25 +127,25 @@ def _let_leave(state: State, first: Failure, time: float, *, speaking: bool) -> 
         then=Then.RESTART,
         deadline=time + grace_s,
         leaving=True,
-        servers_last=bool(state.servers),
+        attending_last=bool(state.attending),
         watch=state.watch.over(),
     )
-    alive = [task for task in state.tasks.values() if not task.exited and task.name not in state.servers]
+    alive = [task for task in state.tasks.values() if not task.exited and task.name not in state.attending]
     if first.task is None:
         alive = [task for task in alive if task.host != first.host]  # its agent has told those
-    elif speaking and first.task not in state.servers:
+    elif speaking and first.task not in state.attending:
         alive = []  # they agreed on it, and to be told twice would end them at once
-    state, actions = stop_servers(state)
+    state, actions = stop_attending(state)
     if alive:
         actions = (Stop(tuple(task.name for task in alive), grace_s=grace_s, again=True), *actions)
     return state, actions
 
 
-def stop_servers(state: State) -> Decision:
-    """When those have ended that were served, those that serve are stopped."""
-    if not state.servers_last or any(not task.exited for task in state.tasks.values() if not task.serves):
+def stop_attending(state: State) -> Decision:
+    """When those have ended that were attended, those that did so are stopped."""
+    if not state.attending_last or any(not task.exited for task in state.tasks.values() if not task.attends):
         return state, ()
-    return replace(state, servers_last=False), (Stop(state.servers, grace_s=0.0, again=keeps_files_back(state)),)
+    return replace(state, attending_last=False), (Stop(state.attending, grace_s=0.0, again=keeps_files_back(state)),)
 
 
 def heard_stacks(state: State, event: Event) -> Decision:
@@ -169,16 +170,32 @@ def stop_after_stacks(state: State, time: float) -> Decision:
 
 
 def finish(state: State, time: float) -> Decision:
-    """The chief is done: stop those that serve or have nothing left to do, and wait for the others a while."""
-    state = replace(state, phase=Phase.FINISHING, deadline=time + state.policy.finish_grace_s, watch=state.watch.over())
-    idle = tuple(task.name for task in state.tasks.values() if (task.serves or task.done) and not task.exited)
+    """The chief is done: stop those that serve or have nothing left to do, and wait for the others a while. Who
+    evaluates takes as long as it takes, and may be fed until then.
+    """
+    deadline = time + state.policy.finish_grace_s
+    state = replace(state, phase=Phase.FINISHING, finishing_since=time, deadline=deadline, watch=state.watch.over())
+    state = replace(state, attending_last=bool(state.evaluating))
+    return _stop_idle(state)
+
+
+def _stop_idle(state: State) -> Decision:
+    idle = tuple(
+        task.name
+        for task in state.tasks.values()
+        if (task.done or (task.serves and not (state.attending_last and task.feeds))) and not task.exited
+    )
     if not idle:
         return state, ()
     return state, (Stop(idle, grace_s=state.policy.failure_grace_s, again=keeps_files_back(state)),)
 
 
 def finishing(state: State, now: float) -> Decision:
-    """The phase is FINISHING: who takes too long is stopped."""
+    """The phase is FINISHING: who takes too long is stopped, when nobody evaluates any more."""
+    if state.evaluating:
+        return replace(state, deadline=now + state.policy.finish_grace_s), ()
+    if state.attending_last:
+        return _stop_idle(replace(state, attending_last=False))
     if state.deadline is None or now < state.deadline:
         return state, ()
     late = [task.name for task in state.tasks.values() if not task.cleared]
@@ -209,14 +226,16 @@ def stop_by_signal(state: State, event: Event) -> Decision:
     tell = Tell("stopping", data={"reason": reason, "grace_s": grace_s})
     if state.nothing_runs:
         return end_waiting(state, event.time, grace_s, tell)
-    workers = tuple(task.name for task in state.tasks.values() if not task.serves) if first and state.servers else ()
+    workers: tuple[str, ...] = ()
+    if first and state.attending and state.phase is not Phase.FINISHING:
+        workers = tuple(task.name for task in state.tasks.values() if not task.attends)
     leaving = state.leaving
     state = replace(
         state,
         phase=Phase.STOPPING,
         then=Then.END,
         deadline=event.time + grace_s,
-        servers_last=bool(workers),
+        attending_last=bool(workers),
         leaving=False,
         stacks_awaited=frozenset(),
         stacks_by=None,
@@ -237,7 +256,7 @@ def end_waiting(state: State, time: float, grace_s: float, tell: Tell) -> Decisi
 def _fetch(state: State, time: float, grace_s: float) -> Decision:
     """Nothing is left of the tasks: have the hosts send what they have kept back."""
     owed = state.owing & state.hosts_prepared
-    state = replace(state, owing=frozenset(), owed=owed, deadline=time + grace_s, leaving=False, servers_last=False)
+    state = replace(state, owing=frozenset(), owed=owed, deadline=time + grace_s, leaving=False, attending_last=False)
     return state, (Stop(grace_s=grace_s),) if owed else ()
 
 
@@ -263,10 +282,11 @@ def tick(state: State, now: float) -> Decision:
     if deadline is None:
         return state, ()
     if state.leaving and now >= deadline:
-        state = replace(state, leaving=False, servers_last=False)
+        state = replace(state, leaving=False, attending_last=False)
         return state, (Stop(grace_s=0.0, again=keeps_files_back(state)),)
-    if state.servers_last and now >= deadline:
-        return replace(state, servers_last=False), (Stop(state.servers, grace_s=0.0, again=keeps_files_back(state)),)
+    if state.attending_last and now >= deadline:
+        stop = Stop(state.attending, grace_s=0.0, again=keeps_files_back(state))
+        return replace(state, attending_last=False), (stop,)
     if now < deadline + _KILLED_S:
         return state, ()
     # A closed connection makes the agents, or their guards, end what is left.
@@ -275,7 +295,7 @@ def tick(state: State, now: float) -> Decision:
         for host in hosts:
             state = state.with_host(host, exited=True, cleared=True)
         return replace(state, hosts_prepared=state.hosts_prepared - set(hosts), deadline=None), (DropHosts(hosts),)
-    unheard = [task for task in state.tasks.values() if not task.cleared and not task.serves]
+    unheard = [task for task in state.tasks.values() if not task.cleared and not task.attends]
     nobody: frozenset[str] = frozenset()
     state = replace(state.with_host(None, exited=True, cleared=True), deadline=None, owing=nobody, owed=nobody)
     if unheard and state.stopped_by is None and not state.failures:
@@ -288,6 +308,8 @@ def tick(state: State, now: float) -> Decision:
 def is_over(state: State) -> bool:
     """Nothing is left of the attempt."""
     if state.nothing_runs or state.owed or not all(task.cleared for task in state.tasks.values()):
+        return False
+    if state.phase is Phase.FINISHING and state.evaluating:
         return False
     return not state.failures or state.failure_told or state.stopped_by is not None
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from distrain.job.plan import Resume
 from distrain.launcher.events import Event
+from distrain.launcher.supervise import respawns
 from distrain.launcher.supervise.actions import (
     Action,
     ChooseCheckpoint,
@@ -49,11 +50,12 @@ def wait(state: State, time: float) -> Decision:
     state = replace(
         state,
         phase=Phase.WAITING,
+        finishing_since=None,
         failures=(),
         failure_told=False,
         hosts_failed=frozenset(),
         leaving=False,
-        servers_last=False,
+        attending_last=False,
         deadline=None,
         began=time,
         overdue_told=time,
@@ -209,16 +211,20 @@ def overdue(state: State, now: float) -> Decision:
     missing = [task for task in state.tasks.values() if not task.ready]
     what = ", ".join(map(_missing, missing))
     if now - state.began >= state.policy.start_timeout_s:
+        needed = [task for task in missing if not task.aside] or missing
         # Who waits for others is not what they all wait for.
-        first = next((task for task in missing if task.doing != "connecting"), missing[0])
+        first = next((task for task in needed if task.doing != "connecting"), needed[0])
         message = f"not ready after {state.policy.start_timeout_s:g} s: waiting for {what}"
         if state.phase is Phase.OPENING:
             first = next((task for task in missing if task.host not in state.hosts_prepared), first)
             message = f"{first.host}: {message}; `distrain doctor --workers {first.host}` may tell why"
             return fail(state, Failure(now, None, first.host, state.attempt, "host", message))
-        if any(task.doing == first.doing for task in missing if task is not first):  # nobody stands out
-            return fail(state, Failure(now, None, None, state.attempt, "start_timeout", message))
-        return fail(state, Failure(now, first.name, first.host, state.attempt, "start_timeout", message))
+        failure = Failure(now, first.name, first.host, state.attempt, "start_timeout", message)
+        if first.aside:
+            return respawns.after(state, failure) or fail(state, failure)
+        if any(task.doing == first.doing for task in needed if task is not first):  # nobody stands out
+            failure = replace(failure, task=None, host=None)
+        return fail(state, failure)
     if now - state.overdue_told < state.policy.overdue_s:
         return state, ()
     message = f"waiting for {what} ({now - state.began:.0f} s after the start)"

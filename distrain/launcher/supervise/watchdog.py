@@ -20,6 +20,8 @@ LEAST_IN_PYTHON_S = 600.0
 which may be a callback that uploads something. What the job says goes before all of them.
 """
 FIRST_STEP = "the first step"
+EVALUATION = "validating"
+"""What a task says that it does while it evaluates."""
 _MEDIANS = 20
 _LONGEST = 3
 _FIRST_STEPS = 2
@@ -81,6 +83,19 @@ class Watch:
         assert self.moved_at is not None
         longest_s = max(self.longest_s.get(phase, 0.0), time - self.moved_at)
         return replace(self, moved_at=time, longest_s={**self.longest_s, phase: longest_s})
+
+    def evaluated(self, seconds: float) -> Watch:
+        """A task aside has evaluated a checkpoint in this time."""
+        longest_s = max(self.longest_s.get(EVALUATION, 0.0), seconds)
+        return replace(self, longest_s={**self.longest_s, EVALUATION: longest_s})
+
+    def evaluation_s(self, *, fixed_s: float | None, start_timeout_s: float) -> float:
+        """How long a task aside may take for one evaluation. `fixed_s` as the job says of steps: it is never less."""
+        if fixed_s == 0:
+            return math.inf
+        longest_s = self.longest_s.get(EVALUATION)
+        least_s = max(LEAST_IN_PYTHON_S, fixed_s or 0.0)
+        return max(least_s, start_timeout_s if longest_s is None else _LONGEST * longest_s)
 
     def paused(self, gap_s: float) -> Watch:
         """Nothing could be heard for so long, as the launcher itself stood still."""

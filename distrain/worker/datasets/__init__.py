@@ -2,8 +2,8 @@
 
 Owns which names there are and what each takes. Batches, order and shards are the training loop's.
 
-The built-in datasets run no TensorFlow op. A user's function may, and so belongs after the strategy is made, which
-must come before the first op.
+Those in memory run no TensorFlow op. Streams and a user's function may, and so belong after the strategy is made,
+which must come before the first op.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from distrain.worker.datasets import mnist, npz
+from distrain.worker.datasets import csv_file, image_folder, mnist, npz, tfds, tfrecord
 from distrain.worker.datasets.examples import Dataset, InMemory, Pixels, Stream, in_memory, of_arrays
 from distrain.worker.datasets.returned import dataset_from
 from distrain.worker.names import check_arguments, parameters, resolve
@@ -36,14 +36,25 @@ def load_dataset(spec: Mapping[str, Any], events: Events) -> Dataset:
         Exception: whatever a user's function raises.
     """
     name, path, args = spec["name"], spec.get("path"), dict(spec.get("args") or {})
+    if name.startswith(tfds.PREFIX):
+        return _called(functools.partial(tfds.load, name.removeprefix(tfds.PREFIX)), name, path, args)
     if ":" in name:
         return _from_function(name, path, args)
+    if name in _OF_FILES:
+        return _called(_OF_FILES[name], name, path, args)
     if name not in _BUILT_IN:
-        nearest = sorted(_BUILT_IN, key=lambda known: -difflib.SequenceMatcher(None, name, known).ratio())
-        raise Refusal(f"there is no dataset {name!r}: there are {', '.join(nearest)}, and package.module:function")
+        known = sorted((*_BUILT_IN, *_OF_FILES), key=lambda one: -difflib.SequenceMatcher(None, name, one).ratio())
+        raise Refusal(
+            f"there is no dataset {name!r}: there are {', '.join(known)}, tfds:<name>, and package.module:function"
+        )
     if args:
         raise Refusal(f"dataset {name} takes no args, but was given {', '.join(args)}")
     return _BUILT_IN[name](path, events)
+
+
+def _called(load: Callable[..., Dataset], name: str, path: str | None, args: dict[str, Any]) -> Dataset:
+    check_arguments(functools.partial(load, path), f"dataset {name}", args)
+    return load(path, **args)
 
 
 def _digits(path: str | None, events: Events) -> Dataset:
@@ -62,6 +73,13 @@ _BUILT_IN: Mapping[str, Callable[[str | None, Events], Dataset]] = {
     "digits": _digits,
     "npz": lambda path, events: npz.load(path),
     **{name: functools.partial(mnist.load, source) for name, source in mnist.SOURCES.items()},
+}
+
+
+_OF_FILES: Mapping[str, Callable[..., Dataset]] = {
+    "csv": csv_file.load,
+    "tfrecord": tfrecord.load,
+    "image_folder": image_folder.load,
 }
 
 

@@ -22,21 +22,42 @@ if TYPE_CHECKING:
 class InMemory:
     """`size` examples in NumPy arrays; `x` and `y` are each an array, or a tuple or dict of arrays, examples first.
 
-    `prepare(x, y)` turns a batch, inside the graph, into what the model is fed; None: it is fed as it is.
+    `prepare(x, y)` turns a batch, inside the graph, into what the model is fed; None: it is fed as it is. `w`: what
+    each example counts, float32[size]; None: all the same.
     """
 
     x: Any
     y: Any
     size: int
     prepare: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    w: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """Files that hold records, and can be shared out: `paths`, and `columns` of what else is known of each.
+
+    `read(path, *columns)` of one file gives its records; None: path and columns are a record themselves.
+    """
+
+    paths: np.ndarray
+    columns: tuple[np.ndarray, ...] = ()
+    read: Callable[..., tf.data.Dataset] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Stream:
-    """Unbatched `(x, y)` examples. Each iteration over `make()` starts at the first. `size` None: not known ahead."""
+    """Unbatched examples, `(x, y)` or `(x, y, w)` with what each counts, read one after the other.
 
-    make: Callable[[], tf.data.Dataset]
+    `source` holds records, of which `decode` makes examples, so that whoever takes a part decodes no more than that;
+    without a `decode` they are examples already. A `source()` starts at the first record each time that it is iterated
+    over. `size` None: not known ahead. `held`: how many records a worker may keep, to draw from them.
+    """
+
+    source: Callable[[], tf.data.Dataset] | Files
     size: int | None
+    decode: Callable[..., tuple[Any, ...]] | None = None
+    held: int = 20_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +88,8 @@ class Pixels:
         return (*example, 1) if len(example) == 2 else example
 
 
-def in_memory(x: Any, y: Any, what: str, prepare: Pixels | None = None) -> InMemory:
-    """Check that `x` and `y` hold the same number of examples of numbers. `what` begins the complaint.
+def in_memory(x: Any, y: Any, what: str, prepare: Pixels | None = None, w: np.ndarray | None = None) -> InMemory:
+    """Check that `x`, `y` and `w` hold the same number of examples of numbers. `what` begins the complaint.
 
     float64 becomes float32, as it does in Keras's own `fit`.
 
@@ -82,7 +103,15 @@ def in_memory(x: Any, y: Any, what: str, prepare: Pixels | None = None) -> InMem
     size = counts.pop()
     if size == 0:
         raise Refusal(f"{what} has no examples")
-    return InMemory(x, y, size, prepare)
+    return InMemory(x, y, size, prepare, None if w is None else _weights(w, size, what))
+
+
+def _weights(w: np.ndarray, size: int, what: str) -> np.ndarray:
+    if w.dtype.kind not in "biuf" or w.shape != (size,):
+        raise Refusal(f"{what} weights are {describe(w)}: one number for each of the {size} examples is needed")
+    if not np.all(np.isfinite(w)) or np.any(w < 0):
+        raise Refusal(f"{what} weights are not all finite and 0 or more")
+    return w.astype(np.float32)
 
 
 def _numbers(value: Any, what: str) -> Any:

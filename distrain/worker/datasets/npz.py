@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ import numpy as np
 from distrain.worker.datasets.examples import Dataset, InMemory, Pixels, in_memory, of_arrays
 from distrain.worker.refusal import Refusal
 
-VALIDATION_PAIRS = (("x_test", "y_test"), ("x_val", "y_val"))
+VALIDATION_SPLITS = ("test", "val")
 
 
 def load(path: str | None) -> Dataset:
     """`x_train` and `y_train`, and for validation `x_test` and `y_test`, or else `x_val` and `y_val`, if there are any.
 
     An x of uint8 is pixels: scaled to [0, 1], and given a channel axis if its examples have two axes. Any other x is
-    left as it is, save that float64 becomes float32. The number of classes is told by integer labels (the largest plus
+    left as it is, save that float64 becomes float32. Beside them `w_train`, `w_test` and `w_val` are what each example
+    counts, if they are there. The number of classes is told by integer labels (the largest plus
     one) or one-hot ones.
 
     Raises:
@@ -32,22 +34,30 @@ def load(path: str | None) -> Dataset:
     for name in ("x_train", "y_train"):
         if name not in arrays:
             raise Refusal(f"{has}: {name} is missing")
-    train = _split(arrays["x_train"], arrays["y_train"], f"{file}: train")
+    train = _split(arrays, "train", file)
     validation = None
-    for x_name, y_name in VALIDATION_PAIRS:
+    for split in VALIDATION_SPLITS:
+        x_name, y_name, w_name = _names(split)
         if (x_name in arrays) != (y_name in arrays):
             raise Refusal(f"{has}: {x_name} and {y_name} come together or not at all")
+        if w_name in arrays and x_name not in arrays:
+            raise Refusal(f"{has}: {w_name} are the weights of {x_name}, which is missing")
         if x_name in arrays and validation is None:
-            validation = _split(arrays[x_name], arrays[y_name], f"{file}: {x_name.removeprefix('x_')}")
+            validation = _split(arrays, split, file)
     return of_arrays(train, validation, f"{file}:")
 
 
-def _split(x: np.ndarray, y: np.ndarray, what: str) -> InMemory:
-    return in_memory(x, y, what, Pixels(255) if x.dtype == np.uint8 and x.ndim > 1 else None)
+def _names(split: str) -> tuple[str, str, str]:
+    return f"x_{split}", f"y_{split}", f"w_{split}"
+
+
+def _split(arrays: Mapping[str, np.ndarray], split: str, file: Path) -> InMemory:
+    x, y, w = (arrays.get(name) for name in _names(split))
+    return in_memory(x, y, f"{file}: {split}", Pixels(255) if x.dtype == np.uint8 and x.ndim > 1 else None, w)
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    wanted = {"x_train", "y_train", *(name for pair in VALIDATION_PAIRS for name in pair)}
+    wanted = {name for split in ("train", *VALIDATION_SPLITS) for name in _names(split)}
     try:
         with file.open("rb") as opened:
             if not opened.read(1):

@@ -6,9 +6,9 @@ Accepted are unbatched examples, for training alone or for training and validati
 - NumPy arrays `(x, y)`, or a pair of pairs `((x, y), (x_val, y_val))`, the first axis counting the examples;
 - a dict with `train`, and if wished `validation` (each as above) and `classes` (a number).
 
-`x` and `y` may themselves be tuples or dicts of arrays. Where both are tuples, only the dict form says so without
-doubt: a pair of pairs always means training and validation. Arrays are left as they are, save that float64 becomes
-float32.
+In place of `(x, y)` there may be `(x, y, w)` everywhere, `w` being what each example counts. `x` and `y` may themselves
+be tuples or dicts of arrays. Where both are tuples, only the dict form says so without doubt: a pair of pairs always
+means training and validation. Arrays are left as they are, save that float64 becomes float32.
 
 A dataset that was batched already cannot be told from one whose examples have one axis more. Refused is what is plain:
 every part of an example begins with an axis of unknown length, or x has three or more axes and begins with the same
@@ -27,8 +27,8 @@ from distrain.worker.datasets.examples import Dataset, InMemory, Stream, describ
 from distrain.worker.refusal import Refusal
 
 _EXPECTED = (
-    "expected are unbatched examples: a tf.data.Dataset of (x, y), or NumPy arrays (x, y), or a pair (train, "
-    "validation) of such, or a dict with train and validation"
+    "expected are unbatched examples: a tf.data.Dataset of (x, y) or (x, y, weight), or NumPy arrays of such, or a "
+    "pair (train, validation) of either, or a dict with train and validation"
 )
 _KEYS = ("train", "validation", "classes")
 
@@ -86,9 +86,10 @@ def _parts(value: Any, name: str) -> dict[str, Any]:
 def _examples(part: Any, what: str, again: Callable[[], Any]) -> InMemory | Stream:
     if _is_stream(part):
         return _stream(part, what, again)
-    if isinstance(part, tuple | list) and len(part) == 2 and all(map(_holds_arrays, part)):
-        x, y = map(_to_numpy, part)
-        return in_memory(x, y, what)
+    if isinstance(part, tuple | list) and len(part) in (2, 3) and all(map(_holds_arrays, part)):
+        x, y, *weights = map(_to_numpy, part)
+        if not weights or isinstance(weights[0], np.ndarray):
+            return in_memory(x, y, what, w=weights[0] if weights else None)
     raise Refusal(f"{what} examples are {describe(part)}; {_EXPECTED}")
 
 
@@ -96,13 +97,15 @@ def _stream(dataset: Any, what: str, again: Callable[[], Any]) -> Stream:
     import tensorflow as tf
 
     spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        raise Refusal(f"{what} is a tf.data.Dataset of {_spell(spec)}: each example must be a pair (x, y)")
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
+        raise Refusal(f"{what} is a tf.data.Dataset of {_spell(spec)}: each example must be (x, y), or (x, y, weight)")
+    if len(spec) == 3 and getattr(spec[2], "shape", None) not in (tf.TensorShape([]), tf.TensorShape(None)):
+        raise Refusal(f"{what} is a tf.data.Dataset of {_spell(spec)}: the weight of an example must be one number")
     shapes = [getattr(part, "shape", tf.TensorShape(None)) for part in tf.nest.flatten(spec)]
     labels = [getattr(part, "shape", tf.TensorShape(None)) for part in tf.nest.flatten(spec[1])]
     unknown = all(shape.rank and shape[0] is None for shape in shapes)
     alike = (
-        len(shapes) == 2
+        len(shapes) == len(spec)
         and all(shape.rank for shape in shapes)
         and shapes[0].rank >= 3
         and labels[0].rank == 1

@@ -17,12 +17,17 @@ _MODULES = {
     "Mirrored": "mirrored",
     "MultiWorkerMirrored": "multi_worker_mirrored",
     "ParameterServer": "parameter_server",
+    "ParameterAveraging": "averaging",
+    "ModelParallel": "sharded",
+    "Hybrid": "sharded",
+    "TPU": "tpu",
 }
 
 
 def import_all() -> None:
     """Import whatever a task may need, as is possible before it is known which task it is. Runs no op."""
-    importlib.import_module("distrain.worker.training")
+    for module in ("training", "evaluator"):
+        importlib.import_module(f"distrain.worker.{module}")
     for module in _MODULES.values():
         importlib.import_module(f"{__name__}.{module}")
 
@@ -40,10 +45,16 @@ def carry_out(assignment: Assignment, events: Events, vitals: Vitals) -> None:
     Raises:
         Preempted: it was asked to leave, and everything is done for that.
     """
+    from distrain.worker import data_service
+    from distrain.worker.evaluator import evaluate
     from distrain.worker.strategies import parameter_server
     from distrain.worker.training import train
 
-    if assignment.job["strategy"]["name"] == "ParameterServer" and not assignment.chief:
+    if assignment.role == "evaluator":
+        evaluate(assignment, events, vitals)
+    elif assignment.role in ("dispatcher", "data"):
+        data_service.serve(assignment, events, vitals)
+    elif assignment.job["strategy"]["name"] == "ParameterServer" and not assignment.chief:
         parameter_server.serve(assignment, events, vitals)
     else:
         train(assignment, events, vitals, open_strategy)

@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from distrain.worker.datasets import Dataset
-from distrain.worker.feed import Order, Pipeline
+from distrain.worker.feed import Order
+from distrain.worker.pipeline import Pipeline
 
 
 class PeerGone(ConnectionError):
@@ -20,7 +21,9 @@ class PeerGone(ConnectionError):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What is trained, as far as a strategy must know. `steps_per_call` None: it paces itself."""
+    """What is trained, as far as a strategy must know. `steps_per_call` None: it paces itself. `class_weight`: what the
+    examples of a class count in the loss of training; None: all the same.
+    """
 
     model: keras.Model
     dataset: Dataset
@@ -28,6 +31,7 @@ class Plan:
     pipeline: Pipeline
     jit_compile: bool
     steps_per_call: int | None
+    class_weight: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)

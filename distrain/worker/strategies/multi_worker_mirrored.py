@@ -11,6 +11,7 @@ from distrain.worker.assignment import Assignment
 from distrain.worker.feed import Share
 from distrain.worker.refusal import Refusal
 from distrain.worker.runtime import use_gpus
+from distrain.worker.strategies import communication
 from distrain.worker.strategies.neighbours import Neighbours
 from distrain.worker.strategies.synchronous import Synchronous
 from distrain.worker.telemetry import Events
@@ -25,19 +26,31 @@ def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
             f"cluster.devices_per_worker is {count}, but {assignment.task}'s host has not that many GPUs, and on a CPU "
             "TensorFlow's MultiWorkerMirrored has one replica a worker: set it to 1 and cluster.workers higher"
         )
-    neighbours = None
-    if assignment.one_host and assignment.workers > 1 and not tf.config.list_physical_devices("GPU"):
-        meeting = f"{assignment.run}/{assignment.attempt}"
-        neighbours = Neighbours(meeting, assignment.index, assignment.workers, _answers)
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    # TensorFlow has caught SIGTERM by now, for a notice of preemption that nobody reads: stopping would take a KILL.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    spec, options = assignment.job["strategy"], communication.options(assignment)
+    strategy, neighbours = join(assignment, options)
     share = Share(first=assignment.index * count, count=count, replicas=assignment.workers * count)
     assert strategy.num_replicas_in_sync == share.replicas, (strategy.num_replicas_in_sync, share)
-    if neighbours is None:
-        return Synchronous(strategy, share)
-    neighbours.meet()
-    return Synchronous(strategy, share, neighbours.summed)
+    summed = communication.gradient_sums(spec, options, neighbours and neighbours.summed)
+    return Synchronous(strategy, share, summed, spec=spec)
+
+
+def join(
+    assignment: Assignment, options: tf.distribute.experimental.CommunicationOptions
+) -> tuple[tf.distribute.MultiWorkerMirroredStrategy, Neighbours | None]:
+    """Connect to the other workers: the strategy of all, and shared memory with them where that is the way to go."""
+    neighbours = None
+    auto = assignment.job["strategy"]["implementation"] == "auto"
+    if auto and assignment.one_host and assignment.workers > 1 and not tf.config.list_physical_devices("GPU"):
+        meeting = f"{assignment.run}/{assignment.attempt}"
+        neighbours = Neighbours(meeting, assignment.index, assignment.workers, _answers)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(
+        communication_options=tf.distribute.experimental.CommunicationOptions(implementation=options.implementation)
+    )
+    # TensorFlow has caught SIGTERM by now, for a notice of preemption that nobody reads: stopping would take a KILL.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if neighbours is not None:
+        neighbours.meet()
+    return strategy, neighbours
 
 
 def _answers(index: int) -> bool:

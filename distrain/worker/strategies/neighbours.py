@@ -92,7 +92,7 @@ class Neighbours:
     def exchange(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The sums of `values`, of the same shapes and dtypes in every task and call.
 
-        The arrays that are returned are overwritten by the call after the next; scalars, such as a loss, stay.
+        The arrays that are returned are overwritten by the call after the next.
 
         Raises:
             PeerGone: a task has ended.
@@ -179,7 +179,7 @@ class _Memory:
     def take_result(self) -> list[np.ndarray]:
         result = self._results[self._turn]
         self._turn = (self._turn + 1) % _RESULTS
-        return [value if value.ndim else value.copy() for value in result]
+        return result
 
 
 def _layout(values: Sequence[np.ndarray]) -> tuple[list[slice], dict[np.dtype, slice], int]:

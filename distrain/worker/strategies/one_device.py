@@ -13,4 +13,5 @@ from distrain.worker.telemetry import Events
 
 def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
     (device,) = local_devices(1)
-    return Synchronous(tf.distribute.OneDeviceStrategy(device), Share(first=0, count=1, replicas=1))
+    share = Share(first=0, count=1, replicas=1)
+    return Synchronous(tf.distribute.OneDeviceStrategy(device), share, spec=assignment.job["strategy"])

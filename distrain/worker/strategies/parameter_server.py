@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 import keras
@@ -23,11 +22,12 @@ import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.feed import STREAM_SHUFFLE_EXAMPLES, Cells, prepared, resident, take
+from distrain.worker.feed import Cells, drawn_at_random, prepared, resident, take
 from distrain.worker.refusal import Refusal
 from distrain.worker.step import MetricState, TrainStep
 from distrain.worker.strategies.interface import Call, PeerGone, Plan
 from distrain.worker.strategies.pace import Pace
+from distrain.worker.strategies.placement import BySize
 from distrain.worker.telemetry import Events
 from distrain.worker.vitals import Vitals
 
@@ -55,7 +55,10 @@ def open_strategy(assignment: Assignment, events: Events) -> ParameterServer:
     if assignment.training["jit_compile"]:
         events.note("jit_compile has no effect with ParameterServer: the weights are out of a compiled step's reach")
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    return ParameterServer(tf.distribute.ParameterServerStrategy(resolver), assignment.workers)
+    strategy = tf.distribute.ParameterServerStrategy(resolver)
+    by_size = assignment.job["strategy"]["placement"] == "by_size"
+    placement = BySize(strategy, assignment.job["cluster"]["ps"]) if by_size else None
+    return ParameterServer(strategy, assignment.workers, placement)
 
 
 def _sendable(dataset: Callable[[], tf.data.Dataset]) -> Any:
@@ -100,13 +103,18 @@ class ParameterServer:
     replicas = 1
     variables: Sequence[keras.Variable] = ()
 
-    def __init__(self, strategy: tf.distribute.ParameterServerStrategy, workers: int) -> None:
+    def __init__(
+        self, strategy: tf.distribute.ParameterServerStrategy, workers: int, placement: BySize | None = None
+    ) -> None:
         self._strategy = strategy
+        self._placement = placement
         self._workers = workers
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
 
-    def scope(self) -> AbstractContextManager[Any]:
-        return self._strategy.scope()
+    @contextlib.contextmanager
+    def scope(self) -> Iterator[None]:
+        with self._strategy.scope(), self._placement.scope() if self._placement else contextlib.nullcontext():
+            yield
 
     def bind(self, plan: Plan) -> None:
         if type(plan.model).train_step is not keras.Model.train_step:
@@ -117,7 +125,7 @@ class ParameterServer:
         self._plan = plan
         self._iterations = plan.model.optimizer.iterations
         # Weights live on the parameter servers, out of reach of a compiled function on a worker.
-        self._step = TrainStep(plan.model, jit_compile=False)
+        self._step = TrainStep(plan.model, jit_compile=False, class_weight=plan.class_weight)
         self._metrics = MetricState(plan.model)
         self._pace = Pace.of(plan.steps_per_call)
         self._source = self._open(plan.dataset.train)
@@ -181,6 +189,11 @@ class ParameterServer:
     def _open(self, examples: InMemory | Stream) -> Any:
         """Per-worker iterators: over the whole arrays, as one element again and again, or over a stream's batches."""
         plan = self._plan
+        if isinstance(examples, Stream) and (plan.pipeline.cluster is not None or plan.pipeline.shard == "files"):
+            raise Refusal(
+                "the workers of a ParameterServer job draw from all examples, each for itself: leave "
+                "cluster.data_workers and dataset.shard out, or use another strategy"
+            )
         if isinstance(examples, InMemory):
             arrays = resident(examples)  # captured, and so sent to each worker once; a constant could not exceed 2 GB
 
@@ -189,12 +202,8 @@ class ParameterServer:
         else:
 
             def dataset() -> tf.data.Dataset:
-                drawn = plan.pipeline.examples(examples)
-                if plan.order.shuffle:
-                    # Each worker draws in an order of its own, or all would take the same steps.
-                    seed = tf.cast(tf.timestamp() * 1e6, tf.int64)
-                    drawn = drawn.shuffle(min(plan.order.size, STREAM_SHUFFLE_EXAMPLES), seed=seed)
-                return plan.pipeline.ahead(drawn.repeat().batch(plan.order.batch_size, drop_remainder=True))
+                # Each worker draws in an order of its own, or all would take the same steps.
+                return drawn_at_random(examples, plan.order, plan.pipeline)
 
         return iter(self._coordinator.create_per_worker_dataset(_sendable(dataset)))
 
@@ -210,14 +219,14 @@ class ParameterServer:
         return self._train_steps(batch, start, count)
 
     def _train_stream(self, source: Any, start: tf.Tensor, count: tf.Tensor) -> Any:
-        return self._train_steps(lambda _: next(source), start, count)
+        return self._train_steps(lambda _: prepared(self._plan.dataset.train, next(source)), start, count)
 
     def _train_steps(self, batch: Callable[[tf.Tensor], Any], start: tf.Tensor, count: tf.Tensor) -> Any:
         began = tf.timestamp()
 
         def body(done: tf.Tensor, losses: tf.TensorArray, state: Any) -> Any:
             loss, _, state = self._strategy.run(
-                lambda step, state: self._step(*batch(step), self._metrics, state, number=step),
+                lambda step, state: self._step(batch(step), self._metrics, state, number=step),
                 args=(start + done, state),
             )
             return done + 1, losses.write(tf.cast(done, tf.int32), loss), list(state)

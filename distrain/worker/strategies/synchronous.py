@@ -1,7 +1,7 @@
 """Steps that all replicas take together: what OneDevice, Mirrored and MultiWorkerMirrored have in common.
 
-One call from the host runs many steps in one graph. Per step the replicas exchange their gradients and loss, once;
-per call the metrics, the call's duration and the wish to stop, once: so every task makes the same decisions.
+One call from the host runs many steps in one graph. Per step the replicas exchange their gradients, once; per call
+losses, metrics, the call's duration and the wish to stop, once: so every task makes the same decisions.
 """
 
 from __future__ import annotations
@@ -17,9 +17,19 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.feed import Cells, MemoryFeed, Share, StreamFeed, prepared, resident, split, take
+from distrain.worker.feed import (
+    Cells,
+    MemoryFeed,
+    Share,
+    StreamFeed,
+    prepared,
+    resident,
+    split,
+    take,
+    validation_batches,
+)
 from distrain.worker.refusal import Refusal
-from distrain.worker.replicas import OwnVariables
+from distrain.worker.replicas import OwnVariables, own_statistics
 from distrain.worker.step import MetricState, TrainStep, all_reduced, clock
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
@@ -28,7 +38,8 @@ from distrain.worker.strategies.pace import Pace
 class Synchronous:
     """Drives a `tf.distribute` strategy, of whose replicas `share` says which are this task's.
 
-    `summed`: how gradients and loss are summed over all replicas.
+    `summed`: how gradients are summed over all replicas. `spec`: the job's `strategy`. `round_steps`: a call ends where
+    a round of so many steps of its epoch does, or at a station.
     """
 
     def __init__(
@@ -36,10 +47,15 @@ class Synchronous:
         strategy: tf.distribute.Strategy,
         share: Share,
         summed: Callable[[Sequence[Any]], Sequence[Any]] = all_reduced,
+        *,
+        spec: Mapping[str, Any] | None = None,
+        round_steps: int = 1,
     ) -> None:
         self._strategy = strategy
         self._share = share
         self._summed_gradients = summed
+        self._spec = {"accumulate": 1, "compression": "none", **(spec or {})}
+        self._round_steps = round_steps
         self.replicas = share.replicas
         self.variables: Sequence[keras.Variable] = ()
 
@@ -53,45 +69,68 @@ class Synchronous:
             self._feed = MemoryFeed(train, order, self._share)
         else:
             self._feed = StreamFeed(train, order, self._share, plan.pipeline)
-        self._step = TrainStep(plan.model, jit_compile=plan.jit_compile, summed=self._summed_gradients)
+        self._check(plan)
+        self._step = TrainStep(
+            plan.model,
+            jit_compile=plan.jit_compile,
+            class_weight=plan.class_weight,
+            accumulate=self._spec["accumulate"],
+            summed=self._summed_gradients,
+        )
         self._metrics = MetricState(plan.model)
-        self._pace = Pace.of(plan.steps_per_call)
+        self._pace = Pace.of(plan.steps_per_call and -(-plan.steps_per_call // self._round_steps))
         self._last_call_s = 0.0
         self._source: Any = None
         self._evaluation: Callable[[], np.ndarray] | None = None
         self._train = tf.function(self._train_steps, autograph=False)
         self._sum = tf.function(self._sum_of_votes, autograph=False)
-        with self.scope():
-            self._own = OwnVariables(plan.model)
+        self._own = OwnVariables(self, self._own_variables(plan.model))
+        self._kept: np.ndarray | None = None
+
+    def _check(self, plan: Plan) -> None:
+        share, parts = plan.order.batch_size // self.replicas, self._spec["accumulate"]
+        if share < parts:
+            raise Refusal(
+                f"a replica's share of a batch is {share} examples, which strategy.accumulate cannot cut into {parts} "
+                f"parts: set it to {share} or less, or make dataset.batch_size larger"
+            )
+        own_step = type(plan.model).train_step is not keras.Model.train_step
+        if own_step and self.replicas > 1 and self._spec["compression"] != "none":
+            raise Refusal(
+                "the model has a train_step of its own, which sums up its gradients by itself, out of reach of "
+                "strategy.compression: leave train_step to Keras, or set compression to none"
+            )
+
+    def _own_variables(self, model: keras.Model) -> Sequence[keras.Variable]:
+        return own_statistics(model)
 
     def restore(self, rows: np.ndarray | None, own: np.ndarray | None) -> None:
         self._own.restore(own)
         rows = self._metrics.dealt(rows, self.replicas)
         seeds = [v.value for v in self._plan.model.non_trainable_variables if v.path.endswith("seed_generator_state")]
 
-        @tf.function(autograph=False)
-        def restore_all() -> None:
-            def replica() -> None:
-                number = tf.distribute.get_replica_context().replica_id_in_sync_group
-                held = self._metrics.unpacked(tf.gather(rows, number))
-                for variable, value in zip(self._metrics.variables, held, strict=True):
-                    variable.value.assign(value)
-                # Dropout and the like draw something else on each replica; on the first, what a single device would.
-                for seed in seeds:
-                    seed.assign_add(tf.cast([number, 0], seed.dtype) * 1_000_003)
+        def assign(number: Any) -> None:
+            held = self._metrics.unpacked(tf.gather(rows, number))
+            for variable, value in zip(self._metrics.variables, held, strict=True):
+                variable.value.assign(value)
+            # Dropout and the like draw something else on each replica; on the first, what a single device would.
+            for seed in seeds:
+                seed.assign_add(tf.cast([number, 0], seed.dtype) * 1_000_003)
 
-            self._strategy.run(replica)
-
-        restore_all()
+        tf.function(lambda: self.each(assign), autograph=False)()
 
     def own_rows(self) -> np.ndarray | None:
-        return self._own.rows()
+        return self._own.rows() if self._kept is None else self._kept
 
     def to_model(self) -> None:
-        """They are the model's own."""
+        """They are the model's own. What each replica has learnt of the data by itself is shown as its mean."""
+        if self._kept is None:
+            self._kept = self._own.show_means()
 
     def from_model(self) -> None:
-        """They are the model's own."""
+        """They are the model's own. Each replica goes on with what it has learnt by itself."""
+        self._own.restore(self._kept)
+        self._kept = None
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         if first % self._plan.order.steps_per_epoch == 0:
@@ -101,19 +140,21 @@ class Synchronous:
             self._source = self._feed.open(first)
         step = first
         while step < last:
-            steps = min(self._pace.steps, last - step)
+            begun = step % self._plan.order.steps_per_epoch % self._round_steps
+            steps = min(self._pace.steps * self._round_steps - begun, last - step)
             started = time.monotonic()
             votes = tf.constant([self._last_call_s, float(wants_stop())], tf.float64)
             done = self._train(tf.constant(step, tf.int64), tf.constant(steps, tf.int64), votes, self._source)
-            losses, busy_s, (seconds, stop), rows = (value.numpy() for value in done)
+            busy_s, (seconds, stop, *losses), rows = (value.numpy() for value in done)
             # The sum over all tasks, so that all of them choose the same number of steps; it is of the call before.
             if self._last_call_s:
-                self._pace = self._pace.after(self._last_steps, seconds / self._share.workers)
-            self._last_call_s, self._last_steps = time.monotonic() - started, steps
+                self._pace = self._pace.after(self._last_rounds, seconds / self._share.workers)
+            self._last_call_s = time.monotonic() - started
+            self._last_rounds = -(-(begun + steps) // self._round_steps)
             step += steps
             yield Call(
                 steps,
-                losses,
+                np.float32(losses),
                 self._metrics.results(rows.sum(axis=0)),
                 bool(stop),
                 rows,
@@ -141,50 +182,56 @@ class Synchronous:
 
     # ---- in the graph
 
+    def each(self, what: Callable[[Any], Any]) -> Any:
+        """See `replicas.Replicas`."""
+        return self._strategy.run(lambda: what(_number()))
+
+    def total(self, what: Callable[[Any], tf.Tensor]) -> tf.Tensor:
+        """See `replicas.Replicas`."""
+        return self._first(self.each(lambda number: all_reduced([what(number)])[0]))
+
     def _train_steps(self, start: tf.Tensor, steps: tf.Tensor, votes: tf.Tensor, source: Any) -> Any:
         began = clock()
 
         def body(done: tf.Tensor, losses: tf.TensorArray, waited_s: tf.Tensor) -> Any:
             batches = self._feed.batches(start + done, source)
-            totals, summing_s = self._strategy.run(self._replica_step, args=(self._per_replica(batches),))
+            parts, summing_s = self._strategy.run(self._replica_step, args=(self._per_replica(batches),))
             # The last of a task's replicas waits for none of its own.
             waited_s += tf.reduce_min(self._strategy.experimental_local_results(summing_s))
-            return done + 1, losses.write(tf.cast(done, tf.int32), self._first(totals)), waited_s
+            waited_s += self._settle(start + done + 1, start + steps)
+            loss = tf.add_n(self._strategy.experimental_local_results(parts))
+            return done + 1, losses.write(tf.cast(done, tf.int32), loss), waited_s
 
         losses = tf.TensorArray(tf.float32, size=tf.cast(steps, tf.int32), element_shape=())
         variables = (tf.constant(0, tf.int64), losses, tf.constant(0.0, tf.float64))
         _, losses, waited_s = tf.while_loop(lambda done, *_: done < steps, body, variables)
-        losses = losses.stack()
+        losses = tf.cast(losses.stack(), tf.float64)
         with tf.control_dependencies([losses]):
             busy_s = clock() - began - waited_s
-        return losses, busy_s, *self._votes_and_rows(votes)
+        return busy_s, *self._votes_and_rows(tf.concat([votes, losses], axis=0))
+
+    def _settle(self, step: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+        """What is to be done when `step` steps are, of which the call makes `last`; how many seconds it waited."""
+        return tf.constant(0.0, tf.float64)
 
     def _replica_step(self, batch: Any) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = self._feed.prepared(batch)
-        total, summing_s, _ = self._step(x, y)
-        return total, summing_s
+        loss, summing_s, _ = self._step(self._feed.prepared(batch))
+        return loss, summing_s
 
     def _votes_and_rows(self, votes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`votes` of every task summed over all of them, and what the metrics of each replica hold, one in a row."""
 
-        def replica() -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            own = tf.range(self.replicas) == context.replica_id_in_sync_group
+        def vector(number: Any) -> tf.Tensor:
+            own = tf.range(self.replicas) == number
             # Every row is of one replica: the others add nothing to it, and so no digit of it changes.
             rows = tf.where(own[:, None], self._metrics.packed()[None, :], 0.0)
-            vector = tf.concat([votes / self._share.count, tf.reshape(rows, [-1])], axis=0)
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+            return tf.concat([tf.reshape(rows, [-1]), votes / self._share.count], axis=0)
 
-        vector = self._first(self._strategy.run(replica))
-        count = votes.shape[0]
-        return vector[:count], tf.reshape(vector[count:], [self.replicas, self._metrics.size])
+        total, size = self.total(vector), self.replicas * self._metrics.size
+        return total[size:], tf.reshape(total[:size], [self.replicas, self._metrics.size])
 
     def _sum_of_votes(self, votes: tf.Tensor) -> tf.Tensor:
-        def replica() -> tf.Tensor:
-            context = tf.distribute.get_replica_context()
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, votes / self._share.count)
-
-        return self._first(self._strategy.run(replica))
+        return self.total(lambda _: votes / self._share.count)
 
     def _per_replica(self, values: list[Any]) -> Any:
         if len(values) == 1:
@@ -226,8 +273,7 @@ class Synchronous:
 
             return lambda: evaluate_all().numpy()
 
-        batches = self._plan.pipeline.examples(examples).batch(self._plan.order.batch_size // self._share.workers)
-        batches = self._plan.pipeline.ahead(batches.shard(self._share.workers, self._share.worker))
+        batches = validation_batches(examples, self._plan.order.batch_size, self._share, self._plan.pipeline)
 
         @tf.function(autograph=False, reduce_retracing=True)
         def evaluate_batch(batch: Any) -> None:
@@ -244,3 +290,7 @@ class Synchronous:
 
     def _replica_test(self, batch: tuple[Any, Any]) -> None:
         self._plan.model.test_step(batch)
+
+
+def _number() -> Any:
+    return tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -47,6 +47,8 @@ def pairs(): return (x, y), (x[:2], y[:2])
 def alone(): return (x, y), None
 def named(): return {"train": ([x, y]), "validation": (x[:2], y[:2]), "classes": 5}
 def parts(): return {"train": ({"a": x, "b": (x, x)}, (y, y))}
+def weighted(): return (x, y, y + 1), (x, y)
+def weighted_parts(): return {"train": ({"a": x}, (y, y), y / 2)}
 """)
     data = load(f"{module}:arrays", n=4)
     assert (data.train.size, data.validation, data.input_shape, data.classes) == (4, None, (3,), 3)
@@ -57,6 +59,9 @@ def parts(): return {"train": ({"a": x, "b": (x, x)}, (y, y))}
     data = load(f"{module}:parts")
     assert (data.train.size, data.input_shape, data.classes) == (6, None, None)
     assert set(data.train.x) == {"a", "b"}
+    data = load(f"{module}:weighted")
+    assert (data.train.w.tolist(), data.train.w.dtype, data.validation.w) == ([1, 2, 3, 1, 2, 3], np.float32, None)
+    assert load(f"{module}:weighted_parts").train.w.tolist() == [0, 0.5, 1, 0, 0.5, 1]
 
 
 def test_wrong_returns_are_described(user_module: Any) -> None:
@@ -66,6 +71,7 @@ x, y = np.zeros((6, 3)), np.zeros(6)
 def nothing(): pass
 def array(): return x
 def triple(): return x, y, x
+def negative(): return x, y, y - 1
 def lists(): return [1, 2], [3, 4]
 def rows():
     yield x, y
@@ -79,7 +85,8 @@ def narrow(): return (x, y), (x[:, :2], y)
     for function, sentence in {
         "nothing": "returned no training examples: None; expected are unbatched examples",
         "array": r"examples are float64\[6, 3\]; expected",
-        "triple": r"examples are \(float64\[6, 3\], float64\[6\], float64\[6, 3\]\); expected",
+        "triple": r"train weights are float64\[6, 3\]: one number for each of the 6 examples",
+        "negative": "train weights are not all finite and 0 or more",
         "lists": "train examples are .*int, int.*; expected",
         "rows": "examples are generator; expected",
         "keys": "returned a dict with x, y; expected",

@@ -44,6 +44,11 @@ def test_npz_floats_are_left_alone_and_labels_need_not_be_classes(tmp_path: Path
     assert data.validation.size == 1
 
 
+def test_npz_weights_of_examples_are_read(tmp_path: Path) -> None:
+    data = load(npz(tmp_path, x_train=X, y_train=Y, w_train=Y * 2, x_val=X[:2], y_val=Y[:2], w_val=[0.5, 1]))
+    assert (data.train.w.tolist(), data.validation.w.tolist()) == ([0, 2, 4, 0, 2, 4], [0.5, 1])
+
+
 def test_npz_one_hot_labels_tell_the_classes(tmp_path: Path) -> None:
     assert load(npz(tmp_path, x_train=X, y_train=np.eye(3)[Y])).classes == 3
     assert load(npz(tmp_path, x_train=X, y_train=np.full((6, 3), 0.5))).classes is None
@@ -56,6 +61,8 @@ def test_npz_one_hot_labels_tell_the_classes(tmp_path: Path) -> None:
         ({"x_train": X}, "has x_train: y_train is missing"),
         ({"x": X, "y": Y}, "has no arrays: x_train is missing"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "x_test and y_test come together"),
+        ({"x_train": X, "y_train": Y, "w_val": Y}, "w_val are the weights of x_val, which is missing"),
+        ({"x_train": X, "y_train": Y, "w_train": Y[:5]}, r"train weights are int64\[5\]: one number for each of the 6"),
         ({"x_train": X, "y_train": Y[:5]}, r"train examples do not match: uint8\[6, 4, 4\] in x but int64\[5\] in y"),
         ({"x_train": X[:0], "y_train": Y[:0]}, "train has no examples"),
         ({"x_train": X, "y_train": np.array([None] * 6)}, "holds Python objects"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,14 @@ def _read(descriptor: int, task: Task) -> None:
 
 
 class Cluster:
-    """The tasks of one run."""
+    """The tasks of one attempt of a run."""
 
-    def __init__(self, tasks: list[Task], run_dir: Path) -> None:
-        self.tasks = {task.name: task for task in tasks}
+    def __init__(self, run: str, run_dir: Path, attempt: int) -> None:
+        self.tasks: dict[str, Task] = {}
+        self.starts: dict[str, Callable[[], Task]] = {}
+        self.run = run
         self.run_dir = run_dir
+        self.attempt = attempt
 
     @property
     def chief(self) -> Task:
@@ -147,8 +151,9 @@ class Cluster:
         wait_until(
             lambda: self.chief.poll() is not None or any(t.poll() for t in self.tasks.values()), deadline_s, self
         )
-        if self.chief.poll() == 0 and "chief:0" not in self.tasks:
-            wait_until(lambda: all(task.poll() is not None for task in self.tasks.values()), 20, self)
+        if self.chief.poll() == 0:
+            ending = [task for task in self.tasks.values() if not self._serves(task)]
+            wait_until(lambda: all(task.poll() is not None for task in ending), 40, self)
         self.end()
         return self
 
@@ -157,6 +162,17 @@ class Cluster:
         assert self.chief.status == 0, self.report()
         assert not any(task.of("failure") for task in self.tasks.values()), self.report()
         return self
+
+    def _serves(self, task: Task) -> bool:
+        """Whether it never ends by itself."""
+        role = task.name.partition(":")[0]
+        return role in ("ps", "dispatcher", "data") or (role == "worker" and "chief:0" in self.tasks)
+
+    def again(self, name: str) -> None:
+        """Kill a task, and start it anew at its address."""
+        self.tasks[name].kill()
+        wait_until(lambda: self.tasks[name].poll() is not None, 20, self)
+        self.tasks[name] = self.starts[name]()
 
     def end(self) -> None:
         for task in self.tasks.values():
@@ -184,20 +200,35 @@ def job(
     workers: int = 1,
     ps: int = 0,
     devices: int = 1,
+    evaluators: int = 0,
+    data_workers: int = 0,
     checkpoint: CheckpointSpec | None = None,
     nan: str = "stop",
-    **training: Any,
+    **keys: Any,
 ) -> JobSpec:
+    """`keys`: of `strategy`, such as `sync_every` or `layout`, of `dataset`, such as `shard`, and of `training`."""
+    of_strategy, of_dataset = _taken(StrategySpec, keys), _taken(DatasetSpec, keys)
     return JobSpec(
         name="test",
         model=model,
-        dataset=dataset or DatasetSpec("digits", batch_size=batch_size),
-        training=TrainingSpec(**training),
-        strategy=StrategySpec(strategy),
-        cluster=ClusterSpec(workers=workers, ps=ps, devices_per_worker=devices),
+        dataset=replace(dataset or DatasetSpec("digits", batch_size=batch_size), **of_dataset),
+        training=TrainingSpec(**keys),
+        strategy=StrategySpec(strategy, **of_strategy),
+        cluster=ClusterSpec(
+            workers=workers,
+            ps=ps,
+            devices_per_worker=devices,
+            evaluators=evaluators,
+            data_workers=data_workers,
+        ),
         checkpoint=checkpoint,
         watchdog=WatchdogSpec(nan=nan),
     )
+
+
+def _taken(kind: type, keys: dict[str, Any]) -> dict[str, Any]:
+    """Those of `keys` that `kind` has, which are then gone from `keys`."""
+    return {field.name: keys.pop(field.name) for field in fields(kind) if field.name in keys}
 
 
 @pytest.fixture(scope="session")
@@ -217,17 +248,24 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
     started: list[Cluster] = []
 
     def start_job(
-        spec: JobSpec, only: tuple[str, ...] = (), after: Cluster | None = None, resume: dict[str, Any] | None = None
+        spec: JobSpec,
+        only: tuple[str, ...] = (),
+        after: Cluster | None = None,
+        resume: dict[str, Any] | None = None,
+        beside: Cluster | None = None,
     ) -> Cluster:
-        """`after`: another attempt of that run, which goes on from what `resume` says."""
-        folder = after.run_dir if after else tmp_path / f"run-{len(started)}"
+        """`after`: another attempt of that run, which goes on from what `resume` says. `beside`: the same attempt."""
+        of = after or beside
+        folder = of.run_dir if of else tmp_path / f"run-{len(started)}"
         folder.mkdir(exist_ok=True)
-        cluster = Cluster([], folder)
+        run = of.run if of else f"test-{os.getpid()}-{next(_NUMBERS)}"
+        cluster = Cluster(run, folder, beside.attempt if beside else len(started) + 1)
         started.append(cluster)
-        for name, text, env in tasks_of(spec, folder, resume=resume, attempt=len(started)):
+        for name, text, env in tasks_of(spec, folder, resume=resume, attempt=cluster.attempt, run=run):
             if only and name not in only:
                 continue
-            cluster.tasks[name] = preloaded.fork(name, text, env, folder)
+            cluster.starts[name] = functools.partial(preloaded.fork, name, text, env, folder)
+            cluster.tasks[name] = cluster.starts[name]()
         return cluster
 
     yield start_job
@@ -242,18 +280,29 @@ def tasks_of(
     threads: int = 1,
     resume: dict[str, Any] | None = None,
     attempt: int = 1,
+    run: str = "",
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Each task's name, assignment and environment."""
     strategy, cluster = spec.strategy.name, spec.cluster
     roles = {"chief": int(strategy == "ParameterServer"), "worker": cluster.workers, "ps": cluster.ps}
     addresses = {role: [f"127.0.0.1:{_free_port()}" for _ in range(count)] for role, count in roles.items() if count}
-    run = f"test-{os.getpid()}-{next(_NUMBERS)}"
-    names = [(role, index) for role, of_role in addresses.items() for index in range(len(of_role))]
+    beside = {
+        "evaluator": cluster.evaluators,
+        "dispatcher": int(cluster.data_workers > 0),
+        "data": cluster.data_workers,
+    }
+    data_service = None
+    if cluster.data_workers:
+        dispatcher, *workers = (f"127.0.0.1:{_free_port()}" for _ in range(1 + cluster.data_workers))
+        data_service = {"dispatcher": dispatcher, "workers": workers}
+    run = run or f"test-{os.getpid()}-{next(_NUMBERS)}"
+    training = [(role, index) for role, of_role in addresses.items() for index in range(len(of_role))]
+    names = [*training, *((role, index) for role, count in beside.items() for index in range(count))]
     for role, index in names:
         assignment = {
             "format": 1,
             "task": f"{role}:{index}",
-            "chief": (role, index) == names[0],
+            "chief": (role, index) == training[0],
             "run": run,
             "run_dir": str(folder),
             "attempt": attempt,
@@ -262,10 +311,11 @@ def tasks_of(
             "import_paths": list(import_paths),
             "checkpoints": str(folder / "checkpoints") if spec.checkpoint else None,
             "resume": resume,
+            "data_service": data_service,
             "job": spec.to_json(),
         }
         env = {"TEST_TASK": f"{role}-{index}"}
-        if len(names) > 1 or strategy == "MultiWorkerMirrored":
+        if (role, index) in training and (len(training) > 1 or strategy == "MultiWorkerMirrored"):
             env["TF_CONFIG"] = json.dumps({"cluster": addresses, "task": {"type": role, "index": index}})
         yield f"{role}:{index}", json.dumps(assignment), env
 

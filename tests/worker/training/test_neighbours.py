@@ -30,7 +30,7 @@ print("listening", flush=True)
 sys.stdin.readline()
 neighbours.meet()
 random = np.random.default_rng(index)
-sums, scalars = [], []
+sums = []
 for step in range(50):
     if index == 1 and step == leaves_at:
         sys.exit()
@@ -47,9 +47,6 @@ for step in range(50):
         sums = f"{step}: {gone}"
         break
     sums.append([part.tolist() for part in total])
-    scalars.append(total[1])
-if isinstance(sums, list):
-    assert scalars == [total[1] for total in sums], "a scalar was overwritten"
 print(json.dumps(sums))
 """
 

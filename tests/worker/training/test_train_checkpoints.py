@@ -43,12 +43,13 @@ def test_they_come_when_due_and_the_newest_stay(start: Any, make_job: Any) -> No
     )
     run = start(spec).succeed()
     told = run.chief.of("checkpoint")
-    assert [event["step"] for event in told] == [6, 12, 18, 24]
-    assert [event["path"] for event in told[2:]] == [str(path.relative_to(run.run_dir)) for path in visible(run)]
-    assert told[-1]["kept"] == ["step-00000018", "step-00000024"]
+    assert [event["step"] for event in told] == [6, 12, 18, 24, 28], "the last is that of the end"
+    assert [event["path"] for event in told[3:]] == [str(path.relative_to(run.run_dir)) for path in visible(run)]
+    assert told[-1]["kept"] == ["step-00000024", "step-00000028"]
     assert run.tasks["worker:1"].of("checkpoint") == []
-    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["step-00000018", "step-00000024"]
-    about, arrays = read(visible(run)[-1])
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["step-00000024", "step-00000028"]
+    assert read(visible(run)[-1])[0]["finished"]
+    about, arrays = read(visible(run)[-2])
     assert {key: about[key] for key in ("format", "step", "epoch", "seed", "steps_per_epoch", "workers")} == {
         "format": 2,
         "step": 24,
@@ -151,8 +152,9 @@ def test_by_epochs(strategy: str, where: dict[str, int], start: Any, make_job: A
     assert [(event["step"], event["path"]) for event in run.chief.of("checkpoint")] == [
         (28, "checkpoints/step-00000028"),
         (56, "checkpoints/step-00000056"),
+        (70, "checkpoints/step-00000070"),
     ]
-    about, arrays = read(visible(run)[-1])
+    about, arrays = read(visible(run)[-2])
     assert (about["epoch"], int(arrays["optimizer/0"])) == (4, 56)
 
 

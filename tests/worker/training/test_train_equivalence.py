@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from distrain.job.spec import JobSpec, Named
+from distrain.job.spec import DatasetSpec, JobSpec, Named
 
 pytestmark = pytest.mark.tensorflow
 
 STEPS = 30
+DATA = DatasetSpec("user_code:arrays", batch_size=48)
 OPTIMIZERS = {
     "sgd": (Named("SGD", {"learning_rate": 0.05, "momentum": 0.9, "global_clipnorm": 0.5}), 1e-5),
     "adam": (Named("adam", {"learning_rate": 0.001}), 1e-3),
@@ -23,6 +24,18 @@ SHARED = {
     "Mirrored-2": {"strategy": "Mirrored", "devices": 2},
     "Mirrored-3": {"strategy": "Mirrored", "devices": 3},
 }
+
+WAYS = {
+    "ring": {"strategy": "MultiWorkerMirrored", "workers": 2, "implementation": "ring"},
+    "ring, in packs": {"strategy": "MultiWorkerMirrored", "workers": 2, "implementation": "ring", "pack_bytes": 1000},
+    "devices, in packs": {"strategy": "Mirrored", "devices": 2, "implementation": "ring", "pack_bytes": 1000},
+    "parts": {"accumulate": 4},
+    "parts, compiled": {"accumulate": 2, "jit_compile": True},
+    "parts that are not equal": {"accumulate": 7},
+    "a part for each example": {"strategy": "MultiWorkerMirrored", "workers": 2, "accumulate": 48},
+    "parts on devices": {"strategy": "Mirrored", "devices": 3, "accumulate": 5},
+}
+"""Other ways to the same sums."""
 
 
 def losses(
@@ -43,6 +56,39 @@ def test_the_losses_are_those_of_one_device(optimizer: str, start: Callable[...,
     assert expected[-1] < 0.9 * expected[0], "nothing was learnt, so equal losses would show nothing"
     for name, where in SHARED.items():
         assert losses(start, make_job, named, **where) == pytest.approx(expected, rel=tolerance), name
+
+
+def test_whichever_way_gradients_are_computed_and_summed(start: Callable[..., Any], make_job: Any) -> None:
+    named, tolerance = OPTIMIZERS["sgd"]
+    expected = losses(start, make_job, named)
+    for name, where in WAYS.items():
+        assert losses(start, make_job, named, **where) == pytest.approx(expected, rel=tolerance), name
+
+
+def test_metrics_of_a_batch_in_parts_are_those_of_the_whole(start: Callable[..., Any], make_job: Any) -> None:
+    common = {"epochs": 2, "validation": 0, "metrics": (Named("accuracy"), Named("sparse_top_k_categorical_accuracy"))}
+    whole, parts = (start(make_job(**common, **keys)).succeed().chief for keys in ({}, {"accumulate": 7}))
+    (one,), (other,) = whole.of("done"), parts.of("done")
+    assert len(one["metrics"]["train"]) == 3
+    assert other["metrics"]["train"] == pytest.approx(one["metrics"]["train"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"accumulate": 97}, "which strategy.accumulate cannot cut into 97 parts"),
+        ({"accumulate": 2, "loss": Named("knobs:summed_loss")}, "needs a loss that is a mean over the examples"),
+        ({"accumulate": 2, "model": Named("user_code:own_step"), "dataset": DATA}, "a train_step of its own"),
+    ],
+)
+def test_what_cannot_be_cut_into_parts_is_refused(
+    keys: Any, sentence: str, start: Callable[..., Any], make_job: Any
+) -> None:
+    run = start(make_job(**keys)).wait()
+    (failure,) = run.chief.of("failure")
+    assert failure["job_error"] is True, run.report()
+    assert sentence in failure["message"]
+    assert "Traceback" not in run.chief.text
 
 
 def test_each_step_of_a_parameter_server_job_knows_its_number(start: Callable[..., Any], make_job: Any) -> None:

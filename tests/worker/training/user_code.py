@@ -183,6 +183,30 @@ def halving():
     return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
 
 
+class Halves(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self, start):
+        self.start = start
+
+    def __call__(self, step):
+        return self.start * 0.5 ** keras.ops.cast(step, "float32")
+
+    def get_config(self):
+        return {"start": self.start}
+
+
+class Unsaved(keras.optimizers.schedules.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1
+
+
+def halving_sgd():
+    return keras.optimizers.SGD(Halves(0.8))
+
+
+def decaying_sgd():
+    return keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(0.8, 1, 0.5))
+
+
 def inspected():
     import ctypes
     import sys
@@ -225,3 +249,91 @@ class Poisons(keras.callbacks.Callback):
         if epoch == 1:
             weights = self.model.trainable_variables[0]
             weights.assign(np.full(weights.shape, np.nan))
+
+
+def squares(train=192, validation=48):
+    """Small coloured images, noise but for a bright quarter, which is the class."""
+
+    def some(size, seed):
+        random = np.random.default_rng(seed)
+        y = random.integers(0, 4, size).astype(np.int32)
+        quarters = np.kron(np.arange(4).reshape(2, 2), np.ones((16, 16)))[np.newaxis, ..., np.newaxis]
+        return (random.random((size, 32, 32, 3)) + (quarters == y[:, None, None, None])).astype(np.float32), y
+
+    return some(train, 1), some(validation, 2)
+
+
+def two_questions():
+    """Two inputs and two answers, by name: whether the sum of all is positive, and that sum."""
+
+    def some(size, seed):
+        x, y = numbers(size, seed)
+        return {"left": x[:, :3], "right": x[:, 3:]}, {"sign": y, "total": x.sum(axis=1, keepdims=True)}
+
+    return {"train": some(480, 1), "validation": some(103, 2)}
+
+
+def two_answers(named=True, l2=0.0):
+    left, right = keras.Input((3,), name="left"), keras.Input((5,), name="right")
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    x = keras.layers.Dense(16, "relu", kernel_regularizer=regularizer)(keras.layers.Concatenate()([left, right]))
+    sign = keras.layers.Dense(2, "softmax", name="sign")(x)
+    total = keras.layers.Dense(1, name="total")(x)
+    outputs = {"sign": sign, "total": total} if named else [sign, total]
+    return keras.Model({"left": left, "right": right}, outputs)
+
+
+class Residual(keras.Model):
+    """Subclassed, with layers in a list, dropout and a loss of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = [keras.layers.Dense(8, "tanh") for _ in range(2)]
+        self.normalization = keras.layers.LayerNormalization()
+        self.head = keras.layers.Dense(2, "softmax")
+
+    def call(self, x, training=None):
+        for block in self.blocks:
+            x = x + block(x)
+        self.add_loss(0.01 * keras.ops.mean(keras.ops.square(x)))
+        return self.head(self.normalization(x))
+
+
+def residual():
+    return Residual()
+
+
+class ByHand(keras.Model):
+    """A train_step as Keras's guides write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(16, "relu")
+        self.head = keras.layers.Dense(2, "softmax")
+
+    def call(self, x):
+        return self.head(self.dense(x))
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(y=y, y_pred=self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        for metric in self.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss * tf.distribute.get_replica_context().num_replicas_in_sync)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+def by_hand():
+    return ByHand()
+
+
+def normalized(synchronized=False):
+    layers = [
+        keras.layers.Dense(6, "relu"),
+        keras.layers.BatchNormalization(momentum=0.8, synchronized=synchronized),
+        keras.layers.Dense(2, "softmax"),
+    ]
+    return keras.Sequential([keras.Input((8,)), *layers])

@@ -1,0 +1,120 @@
+"""From a stream to batches of its examples: reading, decoding, and what is done at once or ahead.
+
+Owns how records are read and decoded, by the keys of the job. Which of them make up a step is `feed`'s.
+
+    files ── read 16 in turn ──> records ── draw, take a worker's part ──> records ── decode ──> examples ──> batches
+
+Decoding comes last, so that no worker decodes what another one trains on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from distrain.worker.assignment import Assignment
+from distrain.worker.data_service import InputCluster, plainly
+from distrain.worker.datasets import InMemory, Stream
+from distrain.worker.datasets.examples import Files
+from distrain.worker.refusal import Refusal
+
+FILES_AT_ONCE = 16
+"""Files whose records are taken in turn. Always so many, or `parallel_reads` would change the order of the examples."""
+IN_A_ROW = 16
+"""Records that are taken of a file before it is the next one's turn."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """How a stream is read. `cache`: keep its examples in memory after the first pass; `prefetch`: batches ahead.
+
+    `shard`: "files" has each worker read its own ones, anything else all of them, of which it takes its part.
+    `parallel_reads`, `parallel_calls`: files read and examples decoded at once; None: TensorFlow chooses.
+    `deterministic`: in the same order every time. `cluster`: who prepares the batches of training and validation, None:
+    each worker its own.
+    """
+
+    cache: bool
+    prefetch: int | None
+    shard: str = "auto"
+    parallel_reads: int | None = None
+    parallel_calls: int | None = None
+    deterministic: bool = True
+    cluster: InputCluster | None = None
+
+    @classmethod
+    def of(cls, assignment: Assignment) -> Pipeline:
+        training, dataset = assignment.training, assignment.job["dataset"]
+        return cls(
+            training["cache"],
+            training["prefetch"],
+            dataset["shard"],
+            dataset["parallel_reads"],
+            dataset["parallel_calls"],
+            dataset["deterministic"],
+            InputCluster.of(assignment),
+        )
+
+    def check(self, examples: InMemory | Stream, workers: int) -> None:
+        """See that `workers` can read the training examples in this way.
+
+        Raises:
+            Refusal: they cannot.
+        """
+        if isinstance(examples, InMemory):
+            if self.cluster is not None:
+                raise Refusal(
+                    "the dataset is held in memory by every worker, and data workers have nothing to prepare: leave "
+                    "cluster.data_workers out, or use a dataset that is streamed"
+                )
+            if self.shard == "files":
+                raise Refusal("the dataset is held in memory by every worker: leave dataset.shard out")
+        elif self.shard == "files":
+            if not isinstance(examples.source, Files):
+                raise Refusal("distrain does not know the files behind the dataset: choose dataset.shard: examples")
+            if (files := len(examples.source.paths)) < workers:
+                raise Refusal(
+                    f"dataset.shard is files, but the dataset has {files} for {workers} workers: write one for each "
+                    "worker at least, or choose dataset.shard: examples"
+                )
+
+    def records(
+        self, stream: Stream, seed: int | None = None, worker: int = 0, workers: int = 1
+    ) -> tuple[tf.data.Dataset, int]:
+        """The records of a `worker`'s files, and how many of them to hold in order to draw from them: 1 where they come
+        drawn. `seed` None: in the files' order.
+        """
+        if not isinstance(stream.source, Files):
+            return stream.source(), stream.held
+        files = stream.source
+        mine = np.arange(worker, len(files.paths), workers)
+        if seed is not None:
+            mine = np.random.default_rng(seed).permutation(mine)
+        sources = tf.data.Dataset.from_tensor_slices(tuple(column[mine] for column in (files.paths, *files.columns)))
+        if files.read is None:
+            return sources, len(mine) if seed is None else 1
+        calls = self.parallel_reads or tf.data.AUTOTUNE
+        return sources.interleave(plainly(files.read), FILES_AT_ONCE, IN_A_ROW, num_parallel_calls=calls), stream.held
+
+    def decoded(self, stream: Stream, records: tf.data.Dataset) -> tf.data.Dataset:
+        if stream.decode is None:
+            return records
+        return records.map(plainly(stream.decode), num_parallel_calls=self.parallel_calls or tf.data.AUTOTUNE)
+
+    def examples(self, stream: Stream, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
+        """All examples of a `worker`'s files, in the files' order."""
+        examples = self.decoded(stream, self.records(stream, None, worker, workers)[0])
+        return examples.cache() if self.cache else examples
+
+    def batched(self, stream: Stream, batches: tf.data.Dataset, size: int, *, cut: bool = True) -> tf.data.Dataset:
+        """Batches of `size` examples, of batches of as many records. `cut`: leave out what does not fill a batch."""
+        if stream.decode is None:
+            return batches
+        return self.decoded(stream, batches.unbatch()).batch(size, drop_remainder=cut)
+
+    def ahead(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        options = tf.data.Options()
+        options.deterministic = self.deterministic
+        return batches.prefetch(tf.data.AUTOTUNE if self.prefetch is None else self.prefetch).with_options(options)
