@@ -35,7 +35,7 @@ LOOK_INTERVAL_S = 0.2
 
 
 def evaluate(assignment: Assignment, events: Events, vitals: Vitals) -> None:
-    """Evaluate the job's checkpoints on one device, the newest first, until that of the training's end.
+    """Evaluate the job's checkpoints on one device, in their order, until that of the training's end.
 
     Raises:
         Refusal: the job is at fault.
@@ -82,14 +82,14 @@ def evaluate(assignment: Assignment, events: Events, vitals: Vitals) -> None:
 def _checkpoints(
     folder: Path, assignment: Assignment, events: Events, vitals: Vitals
 ) -> Iterator[tuple[Saved, Mapping[str, np.ndarray]]]:
-    """Each checkpoint that is the newest of this training's when it is looked for, once, with its arrays; the last is
-    that of the training's end.
+    """Each checkpoint of this training, with its arrays, but for those whose time was over before their turn came; the
+    last is that of the training's end.
     """
     about: Mapping[str, Any] = {}
     while not (about and _ends(about, assignment)):
         events.phase("waiting for a checkpoint")
         with vitals.within("serving"):
-            path, about = _newest(folder, assignment, about)
+            path, about = _next(folder, assignment, about)
         try:
             saved = resume.load({"path": path, "skip_to": None})
             arrays = saved.read()
@@ -106,25 +106,30 @@ def _ends(about: Mapping[str, Any], assignment: Assignment) -> bool:
     return about["stopped"] or (about["epoch_ended"] and about["epoch"] >= epochs)
 
 
-def _newest(folder: Path, assignment: Assignment, last: Mapping[str, Any]) -> tuple[Path, Mapping[str, Any]]:
-    """The newest checkpoint of this training, and what it says of itself, as soon as that is another than `last`."""
+def _next(folder: Path, assignment: Assignment, last: Mapping[str, Any]) -> tuple[Path, Mapping[str, Any]]:
+    """The oldest checkpoint of this training that is further than `last`, and what it says of itself, once there is."""
     while True:
-        path, about = next(_of_this_training(folder, assignment), (folder, last))
-        if about != last:
-            return path, about
+        for path, about in _of_this_training(folder, assignment):
+            if not last or _reached(about) > _reached(last):
+                return path, about
         time.sleep(LOOK_INTERVAL_S)
 
 
+def _reached(about: Mapping[str, Any]) -> tuple[int, bool]:
+    """How far training was. One of an epoch's end takes the place of one of the same step before that."""
+    return about["step"], about["epoch_ended"]
+
+
 def _of_this_training(folder: Path, assignment: Assignment) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """What this attempt has written, newest first, and what it began with. Others may be there: of a future that was
-    given up, or of another run, in a folder that runs share.
+    """What this attempt began with, and then what it has written, oldest first. Others may be there: of a future that
+    was given up, or of another run, in a folder that runs share.
     """
-    for path in reversed(checkpoints_in(folder)):
+    if assignment.resume and (about := _about(path := Path(assignment.resume["path"]))):
+        yield path, about
+    for path in checkpoints_in(folder):
         about = _about(path)
         if (about.get("run"), about.get("attempt")) == (assignment.run, assignment.attempt):
             yield path, about
-    if assignment.resume and (about := _about(path := Path(assignment.resume["path"]))):
-        yield path, about
 
 
 def _about(path: Path) -> Mapping[str, Any]:

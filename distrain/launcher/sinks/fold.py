@@ -34,6 +34,7 @@ _NOTICES = tuple(
         (rb"I", rb"grpc_server_lib\.cc", rb"Started server with target"),
         (rb"I", rb"eager_service_impl\.cc", rb"Creating \w+ eager service context with rendezvous_id"),
         (rb"I", rb"eager_service_impl\.cc", rb"SessionOptions: "),
+        (rb"I", rb"dtensor_device\.cc", rb"DTensor cache key lookup missed for"),
         (rb"I", rb"coordination_service_agent\.cc", rb"Coordination agent has successfully connected"),
         (rb"I", rb"coordination_service\.(?:cc|h)", rb"/job:\S+ has connected to coordination service"),
         (rb"I", rb"coordination_service\.(?:cc|h)", rb"Waiting for 0/\d+ tasks to connect"),

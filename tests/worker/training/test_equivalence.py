@@ -15,13 +15,14 @@ pytestmark = pytest.mark.tensorflow
 
 SGD = Named("SGD", {"learning_rate": 0.05, "momentum": 0.9, "global_clipnorm": 0.5})
 MWMS = {"strategy": "MultiWorkerMirrored", "workers": 2}
+RING = {**MWMS, "implementation": "ring"}
 IN_MEMORY: dict[str, tuple[float, dict[str, Any]]] = {
     "`Mirrored`, 3 devices": (SAME, {"strategy": "Mirrored", "devices": 3}),
     "`MultiWorkerMirrored`, 1 worker": (SAME, {"strategy": "MultiWorkerMirrored", "workers": 1}),
     "`MultiWorkerMirrored`, 2 workers": (SAME, MWMS),
     "`MultiWorkerMirrored`, 3 workers": (SAME, {**MWMS, "workers": 3}),
-    "`implementation: ring`": (SAME, {**MWMS, "implementation": "ring"}),
-    "`implementation: ring, pack_bytes: 4096`": (SAME, {**MWMS, "implementation": "ring", "pack_bytes": 4096}),
+    "`implementation: ring`": (SAME, RING),
+    "`implementation: ring, pack_bytes: 4096`": (SAME, {**RING, "pack_bytes": 4096}),
     "`accumulate: 3`, `OneDevice`": (SAME, {"accumulate": 3}),
     "`accumulate: 2`, 2 workers": (SAME, {**MWMS, "accumulate": 2}),
     "`steps_per_call: 7`": (SAME, {"steps_per_call": 7}),
@@ -29,8 +30,10 @@ IN_MEMORY: dict[str, tuple[float, dict[str, Any]]] = {
     "`ModelParallel`, 2 workers": (SAME, {"strategy": "ModelParallel", "workers": 2}),
     "`Hybrid`, 2 x 2 devices": (SAME, {"strategy": "Hybrid", "devices": 4, "mesh": MeshSpec(2, 2)}),
     "`Hybrid`, 2 x 2, 2 workers": (SAME, {"strategy": "Hybrid", "workers": 2, "devices": 2, "mesh": MeshSpec(2, 2)}),
-    "`compression: float16`": (1e-2, {**MWMS, "compression": "float16"}),
-    "`compression: bfloat16`": (5e-2, {**MWMS, "compression": "bfloat16"}),
+    "`compression: float16`": (1e-4, {**MWMS, "compression": "float16"}),
+    "`compression: bfloat16`": (2e-3, {**MWMS, "compression": "bfloat16"}),
+    "`compression: float16, implementation: ring`": (1e-4, {**RING, "compression": "float16"}),
+    "`compression: bfloat16, implementation: ring`": (2e-3, {**RING, "compression": "bfloat16"}),
     "`ParameterAveraging`, 2 workers, `sync_every: 8`": (
         0.5,
         {"strategy": "ParameterAveraging", "workers": 2, "sync_every": 8},

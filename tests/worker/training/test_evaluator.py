@@ -51,7 +51,7 @@ def test_it_finds_what_the_training_itself_would(
     assert evaluator.status == 0
     assert not validations(run.chief), "whoever trains does not validate where somebody else does"
     found = validations(evaluator)
-    assert max(found) == 30, "the end of training"
+    assert list(found) == [10, 20, 30], "each checkpoint, in order"
     for step, metrics in found.items():
         if strategy != "ParameterServer" or step == 30:
             assert metrics == pytest.approx(expected[step], rel=1e-5)
@@ -76,13 +76,13 @@ def test_a_last_checkpoint_comes_whatever_the_intervals_are(start: Any, make_job
     assert [about["finished"], about["stopped"]] == [True, True]
 
 
-def test_killed_and_started_again_it_evaluates_the_newest(start: Any, make_job: Any) -> None:
+def test_killed_and_started_again_it_goes_on(start: Any, make_job: Any) -> None:
     spec = make_job(
         model=Named("user_code:network"),
         dataset=DATA,
         epochs=400,
         evaluators=1,
-        checkpoint=EACH_EPOCH,
+        checkpoint=CheckpointSpec(every_epochs=1, keep=3),
         callbacks=(Named("user_code:Slowly", {"step_s": 0.02}),),
     )
     run = start(spec)
@@ -93,8 +93,7 @@ def test_killed_and_started_again_it_evaluates_the_newest(start: Any, make_job: 
     before = max(validations(evaluator))
     assert run.chief.poll() is None, "nobody waits for the evaluator"
     again = start(spec, only=("evaluator:0",), beside=run).tasks["evaluator:0"]
-    wait_until(lambda: bool(again.of("metrics")), 60, run)
-    assert min(validations(again)) >= before
+    wait_until(lambda: max(validations(again), default=0) > before, 60, run)
     run.end()
 
 
