@@ -18,6 +18,7 @@ EQUIVALENCE = pytest.StashKey[list[Difference | Accuracy]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all-faults", action="store_true", help="try every fault, not a few for each strategy")
+    parser.addoption("--all-models", action="store_true", help="train large models under every strategy, not under one")
     parser.addoption("--write-faults", metavar="FILE", help="write what came of the faults into FILE, as a table")
     parser.addoption("--write-equivalence", metavar="FILE", help="write how far losses were from OneDevice's into FILE")
 
@@ -26,6 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def all_faults(request: pytest.FixtureRequest) -> bool:
     """Whether every fault is to be tried, which takes minutes."""
     return bool(request.config.getoption("--all-faults"))
+
+
+@pytest.fixture
+def all_models(request: pytest.FixtureRequest) -> bool:
+    """Whether large models are to be trained under every strategy, which takes minutes."""
+    return bool(request.config.getoption("--all-models"))
 
 
 @pytest.fixture

@@ -122,8 +122,9 @@ class MeshSpec:
 class StrategySpec:
     """Each key concerns some strategies, named here; `job.check` refuses it elsewhere.
 
-    Sums of gradients (Mirrored, MultiWorkerMirrored): `implementation`, how they are made; `pack_bytes`, of gradients
-    that are sent as one, None: TensorFlow chooses; `compression`, what they are rounded to on the way.
+    `implementation`: how gradients, or with ParameterAveraging weights, are summed (Mirrored, MultiWorkerMirrored,
+    ParameterAveraging). `pack_bytes`: of gradients that are sent as one, None: TensorFlow chooses; `compression`: what
+    they are rounded to on the way (Mirrored, MultiWorkerMirrored).
     `accumulate`: parts into which each replica's share of the batch is cut, to be computed one after the other; weights
     change once for all of them (OneDevice, Mirrored, MultiWorkerMirrored, ParameterAveraging).
     `placement`: which parameter server holds which variable (ParameterServer).

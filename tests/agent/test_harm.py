@@ -62,9 +62,10 @@ def test_a_stop_is_over_after_its_time(host: Host) -> None:
         "last, longest = time.monotonic(), 0.0\n"
         "while True:\n"
         "    time.sleep(0.02)\n"
+        "    stopped = bool(resumed)\n"  # before the time is taken, which then has all of it
         "    now = time.monotonic()\n"
         "    last, longest = now, max(longest, now - last)\n"
-        "    if resumed: print('stopped for', longest, flush=True); resumed.clear()\n"
+        "    if stopped: print('stopped for', longest, flush=True); resumed.clear()\n"
     )
     host.until_output(b"up")
     assert do(host, "stop", tasks=("worker:0",), seconds=1.0) is None

@@ -12,7 +12,7 @@ from distrain.job.spec import SHARDED, JobSpec, StrategySpec
 _SUMMING = ("Mirrored", "MultiWorkerMirrored")
 
 _KEYS: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "implementation": (_SUMMING, "how gradients are summed"),
+    "implementation": ((*_SUMMING, "ParameterAveraging"), "how gradients or weights are summed"),
     "pack_bytes": (_SUMMING, "how many bytes of gradients are sent as one"),
     "compression": (_SUMMING, "what gradients are rounded to on their way"),
     "accumulate": (

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distrain.job.spec import DatasetSpec, Named
+from distrain.job.spec import DatasetSpec, MeshSpec, Named
 
 pytestmark = [
     pytest.mark.tensorflow,
@@ -20,6 +20,13 @@ WORKERS = ("MultiWorkerMirrored", {"workers": 2})
 SERVER = ("ParameterServer", {"workers": 1, "ps": 2})
 TOGETHER = [MIRRORED, WORKERS]
 OTHERS = [*TOGETHER, SERVER]
+EVERYWHERE = [
+    ("OneDevice", {}),
+    *OTHERS,
+    ("ParameterAveraging", {"workers": 2, "sync_every": 1}),
+    ("ModelParallel", {"devices": 2}),
+    ("Hybrid", {"devices": 4, "mesh": MeshSpec(2, 2)}),
+]
 IMAGES = DatasetSpec("user_code:squares", batch_size=64)
 NUMBERS = DatasetSpec("user_code:arrays", batch_size=48)
 QUESTIONS = DatasetSpec("user_code:two_questions", batch_size=48)
@@ -29,7 +36,7 @@ def by_name(params: Any) -> str:
     return params if isinstance(params, str) else ""
 
 
-@pytest.mark.parametrize(("strategy", "where"), [("OneDevice", {}), *OTHERS], ids=by_name)
+@pytest.mark.parametrize(("strategy", "where"), EVERYWHERE, ids=by_name)
 @pytest.mark.parametrize(
     ("model", "optimizer"),
     [
@@ -42,8 +49,10 @@ def by_name(params: Any) -> str:
     ids=["MobileNetV2", "transformer"],
 )
 def test_real_models_learn_everywhere(
-    model: Named, optimizer: Named, strategy: str, where: dict[str, int], start: Any, make_job: Any
+    model: Named, optimizer: Named, strategy: str, where: dict[str, int], start: Any, make_job: Any, all_models: bool
 ) -> None:
+    if model.name != "transformer" and strategy != "MultiWorkerMirrored" and not all_models:
+        pytest.skip("takes most of a minute: --all-models")
     spec = make_job(strategy, model=model, dataset=IMAGES, epochs=4, optimizer=optimizer, steps_per_call=1, **where)
     run = start(spec).succeed()
     losses = run.chief.losses()

@@ -28,7 +28,7 @@ class Run(Cluster):
     """A cluster whose tasks can be started anew."""
 
     def __init__(self, preloaded: Any, spec: JobSpec, folder: Path, changes: dict[str, Any]) -> None:
-        super().__init__([], folder)
+        super().__init__("vitals", folder, 1)
         self._preloaded = preloaded
         self._given = {
             name: (json.dumps({**json.loads(text), **changes}), env) for name, text, env in tasks_of(spec, folder)
