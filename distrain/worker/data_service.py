@@ -18,6 +18,7 @@ import contextlib
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,8 @@ plainly = tf.autograph.experimental.do_not_convert
 """What needs no conversion is not to be read again from its file, which may be another one by then."""
 HEARTBEAT_MS = 500
 """How often a data worker tells the dispatcher that it is there; one that was started again is found as soon."""
+
+LOOK_INTERVAL_S = 0.1
 
 _service = tf.data.experimental.service
 _PYTHON = ("PyFunc", "EagerPyFunc", "PyFuncStateless")
@@ -107,16 +110,30 @@ class InputCluster:
         return cls(service["dispatcher"], len(service["workers"]), f"{assignment.run}/{assignment.attempt}")
 
     def in_order(self, part: Callable[[int, int], tf.data.Dataset]) -> tf.data.Dataset:
-        """The batches number i, i + n, … of `part(i, n)` for each i below n, in the order of their numbers."""
+        """The batches number i, i + n, … of `part(i, n)` for each i below n, in the order of their numbers, until one
+        is not there. Waits until all data workers are.
+        """
         parts = [self._of_one(place, part(place, self.workers)) for place in range(self.workers)]
         turns = tf.data.Dataset.range(self.workers).repeat()
-        return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=False)
+        self._wait_for_all()
+        return tf.data.Dataset.choose_from_datasets(parts, turns, stop_on_empty_dataset=True)
+
+    def _wait_for_all(self) -> None:
+        """Until the dispatcher knows every data worker. Of those that it does not know when a dataset is begun, nothing
+        would be missed: their parts would be empty.
+        """
+        places = self._own_place().apply(_service.distribute(_service.ShardingPolicy.HINT, self._address))
+        while len(list(places)) < self.workers:
+            time.sleep(LOOK_INTERVAL_S)
+
+    def _own_place(self) -> tf.data.Dataset:
+        """Of each data worker, by the service's static sharding: its number."""
+        hint = tf.data.experimental.SHARD_HINT
+        return tf.data.Dataset.range(self.workers).shard(hint, hint)
 
     def _of_one(self, place: int, batches: tf.data.Dataset) -> tf.data.Dataset:
         """`batches`, as the data worker at `place` prepares them."""
         numbered = _without_python(batches).enumerate()
-        hint = tf.data.experimental.SHARD_HINT
-        own_place = tf.data.Dataset.range(self.workers).shard(hint, hint)
 
         def all_or_none(own: tf.Tensor) -> tf.data.Dataset:
             return numbered.take(tf.where(own == place, tf.constant(-1, tf.int64), tf.constant(0, tf.int64)))
@@ -126,7 +143,7 @@ class InputCluster:
             new = number == expected
             return expected + tf.cast(new, tf.int64), (new, batch)
 
-        sent = own_place.flat_map(plainly(all_or_none))
+        sent = self._own_place().flat_map(plainly(all_or_none))
         received = sent.apply(_service.distribute(_service.ShardingPolicy.HINT, self._address))
         seen = received.scan(tf.zeros([], tf.int64), plainly(pass_over))
         return seen.filter(plainly(lambda new, _: new)).map(plainly(lambda _, batch: batch))

@@ -96,12 +96,15 @@ class Pipeline:
         if files.read is None:
             return sources, len(mine) if seed is None else 1
         calls = self.parallel_reads or tf.data.AUTOTUNE
-        return sources.interleave(plainly(files.read), FILES_AT_ONCE, IN_A_ROW, num_parallel_calls=calls), stream.held
+        # Said here, for a data worker does not get the options of the whole.
+        order = {"num_parallel_calls": calls, "deterministic": self.deterministic}
+        return sources.interleave(plainly(files.read), FILES_AT_ONCE, IN_A_ROW, **order), stream.held
 
     def decoded(self, stream: Stream, records: tf.data.Dataset) -> tf.data.Dataset:
         if stream.decode is None:
             return records
-        return records.map(plainly(stream.decode), num_parallel_calls=self.parallel_calls or tf.data.AUTOTUNE)
+        calls = self.parallel_calls or tf.data.AUTOTUNE
+        return records.map(plainly(stream.decode), num_parallel_calls=calls, deterministic=self.deterministic)
 
     def examples(self, stream: Stream, worker: int = 0, workers: int = 1) -> tf.data.Dataset:
         """All examples of a `worker`'s files, in the files' order."""

@@ -169,9 +169,10 @@ class Cluster:
         return role in ("ps", "dispatcher", "data") or (role == "worker" and "chief:0" in self.tasks)
 
     def again(self, name: str) -> None:
-        """Kill a task, and start it anew at its address."""
-        self.tasks[name].kill()
-        wait_until(lambda: self.tasks[name].poll() is not None, 20, self)
+        """Kill a task, if it has been started, and start it at its address."""
+        if name in self.tasks:
+            self.tasks[name].kill()
+            wait_until(lambda: self.tasks[name].poll() is not None, 20, self)
         self.tasks[name] = self.starts[name]()
 
     def end(self) -> None:
@@ -262,9 +263,9 @@ def start(preloaded: Preloaded, tmp_path: Path) -> Iterator[Callable[[JobSpec], 
         cluster = Cluster(run, folder, beside.attempt if beside else len(started) + 1)
         started.append(cluster)
         for name, text, env in tasks_of(spec, folder, resume=resume, attempt=cluster.attempt, run=run):
+            cluster.starts[name] = functools.partial(preloaded.fork, name, text, env, folder)
             if only and name not in only:
                 continue
-            cluster.starts[name] = functools.partial(preloaded.fork, name, text, env, folder)
             cluster.tasks[name] = cluster.starts[name]()
         return cluster
 
