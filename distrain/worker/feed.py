@@ -130,12 +130,13 @@ class StreamFeed:
         if cluster is None:
             batches = self._from(step)
         elif self._pipeline.deterministic:
-            batches = cluster.in_order(lambda place, places: self._from(step).shard(places, place))
+            batches = cluster.in_order(lambda place, places: self._from(step, place, places))
         else:
             batches = cluster.as_they_come(self._any_from(step, cluster), f"train/{step}")
         return iter(self._pipeline.ahead(batches))
 
-    def _from(self, step: int) -> tf.data.Dataset:
+    def _from(self, step: int, place: int = 0, places: int = 1) -> tf.data.Dataset:
+        """This worker's batches from `step` on, of which only number `place`, `place + places`, … are made."""
         order, share, pipeline, stream = self._order, self._share, self._pipeline, self._stream
         epoch, within = divmod(step, order.steps_per_epoch)
         seed = self._seed(epoch)
@@ -145,7 +146,7 @@ class StreamFeed:
         size = order.batch_size // share.workers
         batches = records.repeat().batch(size, drop_remainder=True)
         _, readers = self._reader
-        batches = batches.shard(share.workers // readers, share.worker // readers).skip(within)
+        batches = batches.shard(share.workers // readers, share.worker // readers).skip(within).shard(places, place)
         return batches if self._kept else pipeline.batched(stream, batches, size)
 
     def _any_from(self, step: int, cluster: InputCluster) -> tf.data.Dataset:
@@ -184,10 +185,14 @@ def validation_batches(stream: Stream, batch_size: int, share: Share, pipeline: 
     """This worker's part of all examples, each of which is in exactly one worker's, in order."""
     size = batch_size // share.workers
     records, _ = pipeline.records(stream)
-    batches = pipeline.batched(stream, records.batch(size).shard(share.workers, share.worker), size, cut=False)
+    mine = records.batch(size).shard(share.workers, share.worker)
+
+    def batches(place: int = 0, places: int = 1) -> tf.data.Dataset:
+        return pipeline.batched(stream, mine.shard(places, place), size, cut=False)
+
     if pipeline.cluster is not None:
-        return pipeline.ahead(pipeline.cluster.in_order(lambda place, places: batches.shard(places, place)))
-    return pipeline.ahead(batches.cache() if pipeline.cache else batches)
+        return pipeline.ahead(pipeline.cluster.in_order(batches))
+    return pipeline.ahead(batches().cache() if pipeline.cache else batches())
 
 
 def split(batch: tuple[Any, ...], parts: int) -> list[tuple[Any, ...]]:
