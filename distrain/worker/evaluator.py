@@ -20,6 +20,7 @@ from distrain.worker.checkpoint import ABOUT_FILE, checkpoints_in
 from distrain.worker.datasets import load_dataset
 from distrain.worker.feed import shapes
 from distrain.worker.models import build_model
+from distrain.worker.pipeline import Pipeline
 from distrain.worker.recipe import compile_model, losses_fit
 from distrain.worker.refusal import Refusal
 from distrain.worker.resume import DamagedCheckpoint, Saved
@@ -28,7 +29,7 @@ from distrain.worker.step import build
 from distrain.worker.strategies import one_device
 from distrain.worker.strategies.interface import Plan
 from distrain.worker.telemetry import Events
-from distrain.worker.training import make_order, make_pipeline
+from distrain.worker.training import make_order
 from distrain.worker.vitals import Vitals
 
 LOOK_INTERVAL_S = 0.2
@@ -59,7 +60,7 @@ def evaluate(assignment: Assignment, events: Events, vitals: Vitals) -> None:
         compile_model(model, assignment.training, assignment.batch_size)
         with losses_fit():
             build(model, *shapes(dataset.train))
-    strategy.bind(Plan(model, dataset, order, make_pipeline(assignment), assignment.training["jit_compile"], None))
+    strategy.bind(Plan(model, dataset, order, Pipeline.of(assignment), assignment.training["jit_compile"], None))
     events.ready(parameters=model.count_params(), replicas=1)
     for saved, arrays in _checkpoints(folder, assignment, events, vitals):
         with strategy.scope():

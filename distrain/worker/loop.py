@@ -20,6 +20,7 @@ from distrain.worker.callbacks import go_on_writing
 from distrain.worker.checkpoint import Checkpoints, Snapshot, Writer, variables_of
 from distrain.worker.datasets import Dataset
 from distrain.worker.feed import Order
+from distrain.worker.keras_parts import has_own_train_step
 from distrain.worker.meter import Busy, Meter
 from distrain.worker.place import Place
 from distrain.worker.refusal import Ending
@@ -92,7 +93,7 @@ class Loop:
         self._step = self._place.step
         self._latest: dict[str, Mapping[str, Any]] = {"train": {}, "validation": {}}
         self._rows: np.ndarray | None = None
-        self._seen_finite = type(model).train_step is keras.Model.train_step
+        self._seen_finite = not has_own_train_step(model)
         self._stop = False
         self._wanted = False
         model.stop_training = False

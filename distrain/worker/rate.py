@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from distrain.worker.keras_parts import inner_optimizer
 from distrain.worker.refusal import Refusal
 
 _RATES = ("initial_learning_rate", "end_learning_rate", "warmup_target", "values")
@@ -78,7 +79,7 @@ def check_callbacks(optimizer: keras.optimizers.Optimizer, callbacks: Iterable[k
     Raises:
         Refusal: one of `callbacks` does.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(optimizer)
     for callback in callbacks:
         if isinstance(callback, _SETTERS) and isinstance(optimizer.get_config().get("learning_rate"), Mapping):
             raise Refusal(

@@ -18,6 +18,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 
 from distrain.worker import adam, ema
 from distrain.worker.class_weights import ClassWeights
+from distrain.worker.keras_parts import has_own_train_step, inner_optimizer
 from distrain.worker.refusal import Refusal
 
 
@@ -61,14 +62,14 @@ class TrainStep:
         self._summed = summed
         self._accumulate = accumulate
         self._class_weights = ClassWeights(class_weight) if class_weight else None
-        self._own = type(model).train_step is keras.Model.train_step
+        self._own_step = has_own_train_step(model)
         self._forward_backward: Callable[..., Any] = self._gradients
         if accumulate > 1:
             _check_parts(model)
         if jit_compile:
             self._forward_backward = tf.function(self._gradients, jit_compile=True, autograph=False)
-        if self._own:
-            optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        if not self._own_step:
+            optimizer = inner_optimizer(model.optimizer)
             optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
             adam.fuse(optimizer)
             ema.overwrite_in_step(optimizer)
@@ -89,7 +90,7 @@ class TrainStep:
         model = self._model
         if self._class_weights is not None:
             batch = self._class_weights(*batch)
-        if not self._own:
+        if self._own_step:
             logs = model.train_step(tuple(batch))
             loss = tf.cast(logs.get("loss", np.nan), tf.float32) / _replicas()
             return loss, tf.constant(np.nan, tf.float64), state
@@ -199,7 +200,7 @@ def _replicas() -> int:
 
 
 def _check_parts(model: keras.Model) -> None:
-    if type(model).train_step is not keras.Model.train_step:
+    if has_own_train_step(model):
         raise Refusal(
             "the model has a train_step of its own, which strategy.accumulate cannot cut into parts: "
             "leave train_step to Keras, or accumulate out"
@@ -232,7 +233,7 @@ class _Count:
 @contextlib.contextmanager
 def counted(optimizer: keras.optimizers.Optimizer, number: tf.Tensor) -> Iterator[None]:
     """Within, `optimizer` takes `number` for its count of steps, and leaves the count itself alone."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(optimizer)
     kept = optimizer._iterations
     optimizer.__dict__["_iterations"] = _Count(tf.cast(number, kept.dtype))  # past Keras's tracking of variables
     try:
@@ -318,7 +319,7 @@ def plain(value: Any) -> Any:
 
 def release(model: keras.Model) -> None:
     """Leave the optimizer as it was before a TrainStep had it, for whoever uses it afterwards."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = inner_optimizer(model.optimizer)
     for name in (
         "_all_reduce_sum_gradients",
         "_distributed_tf_update_step",

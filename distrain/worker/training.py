@@ -104,7 +104,7 @@ def train_model(
     """
     training = assignment.training
     steps_per_call = 1 if callbacks_of.wants_every_step(callbacks.values()) else training["steps_per_call"]
-    pipeline = make_pipeline(assignment)
+    pipeline = Pipeline.of(assignment)
     pipeline.check(dataset.train, assignment.workers)
     strategy.bind(
         Plan(
@@ -146,8 +146,3 @@ def make_order(dataset: Dataset, assignment: Assignment, events: Events) -> Orde
                 f"each epoch leaves out {left} of {size} training examples, which do not fill a batch of {batch_size}"
             )
     return Order(size, batch_size, steps, assignment.seed, training["shuffle"])
-
-
-def make_pipeline(assignment: Assignment) -> Pipeline:
-    """How streams are read."""
-    return Pipeline.of(assignment)

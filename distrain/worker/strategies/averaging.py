@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.feed import Share
+from distrain.worker.keras_parts import inner_optimizer
 from distrain.worker.replicas import own_statistics
 from distrain.worker.runtime import local_devices
 from distrain.worker.step import all_reduced, clock
@@ -60,7 +61,7 @@ class ParameterAveraging(Synchronous):
         self._momentum = spec["outer_momentum"]
 
     def bind(self, plan: Plan) -> None:
-        optimizer = getattr(plan.model.optimizer, "inner_optimizer", plan.model.optimizer)
+        optimizer = inner_optimizer(plan.model.optimizer)
         averages = optimizer._model_variables_moving_average if optimizer.use_ema else []
         self._weights = list(plan.model.trainable_variables)
         statistics = [v for v in own_statistics(plan.model) if tf.as_dtype(v.dtype).is_floating]

@@ -5,16 +5,14 @@ Owns what these mean to TensorFlow; what 16 bits do to gradients is `compression
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.refusal import Refusal
-from distrain.worker.strategies.compression import compressed
-
-Sum = Callable[[Sequence[Any]], Sequence[Any]]
+from distrain.worker.strategies.compression import Sum, compressed
 
 
 def options(assignment: Assignment) -> tf.distribute.experimental.CommunicationOptions:

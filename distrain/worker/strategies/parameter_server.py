@@ -23,6 +23,7 @@ import tensorflow as tf
 from distrain.worker.assignment import Assignment
 from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.feed import Cells, drawn_at_random, prepared, resident, take
+from distrain.worker.keras_parts import has_own_train_step
 from distrain.worker.refusal import Refusal
 from distrain.worker.step import MetricState, TrainStep
 from distrain.worker.strategies.interface import Call, PeerGone, Plan
@@ -117,7 +118,7 @@ class ParameterServer:
             yield
 
     def bind(self, plan: Plan) -> None:
-        if type(plan.model).train_step is not keras.Model.train_step:
+        if has_own_train_step(plan.model):
             raise Refusal(
                 "the model has a train_step of its own, whose metrics the workers of a ParameterServer job would "
                 "overwrite for each other: leave train_step to Keras, or use another strategy"

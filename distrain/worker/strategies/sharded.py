@@ -30,6 +30,7 @@ from distrain.worker.feed import (
     take,
     validation_batches,
 )
+from distrain.worker.keras_parts import has_own_train_step, inner_optimizer
 from distrain.worker.refusal import Refusal
 from distrain.worker.step import MetricState
 from distrain.worker.strategies.interface import Call, Plan
@@ -77,7 +78,7 @@ class Sharded:
 
     def bind(self, plan: Plan) -> None:
         model, train, rows = plan.model, plan.dataset.train, self._grid.rows
-        if type(model).train_step is not keras.Model.train_step:
+        if has_own_train_step(model):
             raise Refusal(
                 f"the model has a train_step of its own, which strategy {self._name} cannot divide: leave train_step "
                 "to Keras, or use another strategy"
@@ -187,7 +188,7 @@ class Sharded:
 
     def _heed_rate(self) -> None:
         """A callback may have set the learning rate since the last call, and may read the count of steps."""
-        optimizer = getattr(self._plan.model.optimizer, "inner_optimizer", self._plan.model.optimizer)
+        optimizer = inner_optimizer(self._plan.model.optimizer)
         count = optimizer._iterations
         count.assign(self._shards.here([count])[0])
         rate = optimizer._learning_rate

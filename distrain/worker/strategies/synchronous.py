@@ -28,6 +28,7 @@ from distrain.worker.feed import (
     take,
     validation_batches,
 )
+from distrain.worker.keras_parts import has_own_train_step
 from distrain.worker.refusal import Refusal
 from distrain.worker.replicas import OwnVariables, own_statistics
 from distrain.worker.step import MetricState, TrainStep, all_reduced, clock
@@ -94,8 +95,7 @@ class Synchronous:
                 f"a replica's share of a batch is {share} examples, which strategy.accumulate cannot cut into {parts} "
                 f"parts: set it to {share} or less, or make dataset.batch_size larger"
             )
-        own_step = type(plan.model).train_step is not keras.Model.train_step
-        if own_step and self.replicas > 1 and self._spec["compression"] != "none":
+        if has_own_train_step(plan.model) and self.replicas > 1 and self._spec["compression"] != "none":
             raise Refusal(
                 "the model has a train_step of its own, which sums up its gradients by itself, out of reach of "
                 "strategy.compression: leave train_step to Keras, or set compression to none"
