@@ -112,6 +112,12 @@ def test_calls_grow_to_the_length_that_is_wanted() -> None:
     assert Pace.of(7).after(7, 100.0).steps == 7
 
 
+def test_pace_leaves_no_short_call_before_a_station():
+    pace = Pace(steps=10, calls=3)
+    assert [pace.rounds_of(left) for left in (1, 10, 15, 16, 40)] == [1, 10, 15, 10, 10]
+    assert Pace.of(10).rounds_of(15) == 10, "what the job says is not stretched"
+
+
 class GraphError(Exception):
     pass
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 TARGET_S = 0.3
 GROWTH = 4
+STRETCH = 1.5
+"""How much longer than usual a call may be, so that no short one follows it: each costs the host as much."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,12 @@ class Pace:
     @classmethod
     def of(cls, steps_per_call: int | None) -> Pace:
         return cls() if steps_per_call is None else cls(steps=steps_per_call, fixed=True)
+
+    def rounds_of(self, left: int) -> int:
+        """How many of the `left` rounds before the next station a call runs."""
+        if not self.fixed and left <= STRETCH * self.steps:
+            return left
+        return min(self.steps, left)
 
     def after(self, steps: int, seconds: float) -> Pace:
         """The pace after a call of `steps` steps that took `seconds`."""

@@ -139,7 +139,7 @@ class Sharded:
             self._source = self._feed.open(first)
         step = first
         while step < last:
-            steps = min(self._pace.steps, last - step)
+            steps = self._pace.rounds_of(last - step)
             started = time.monotonic()
             self._heed_rate()
             losses = [self._train(self._batch(number)) for number in range(step, step + steps)]

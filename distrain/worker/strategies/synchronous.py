@@ -79,10 +79,12 @@ class Synchronous:
             summed=self._summed_gradients,
         )
         self._metrics = MetricState(plan.model)
-        self._pace = Pace.of(plan.steps_per_call and -(-plan.steps_per_call // self._round_steps))
+        self._pace = Pace.of(plan.steps_per_call and self._rounds(plan.steps_per_call))
         self._last_call_s = 0.0
         self._source: Any = None
         self._evaluation: Callable[[], np.ndarray] | None = None
+        # Outside a graph, each variable of several replicas costs milliseconds.
+        self._reset = tf.function(lambda: self.each(lambda _: self._metrics.reset()), autograph=False)
         self._train = tf.function(self._train_steps, autograph=False)
         self._sum = tf.function(self._sum_of_votes, autograph=False)
         self._own = OwnVariables(self, self._own_variables(plan.model))
@@ -134,14 +136,15 @@ class Synchronous:
 
     def run(self, first: int, last: int, wants_stop: Callable[[], bool]) -> Iterator[Call]:
         if first % self._plan.order.steps_per_epoch == 0:
-            self._metrics.reset()
+            self._reset()
             self._source = self._feed.open(first)
         elif self._source is None:
             self._source = self._feed.open(first)
         step = first
         while step < last:
             begun = step % self._plan.order.steps_per_epoch % self._round_steps
-            steps = min(self._pace.steps * self._round_steps - begun, last - step)
+            rounds = self._pace.rounds_of(self._rounds(begun + last - step))
+            steps = min(rounds * self._round_steps - begun, last - step)
             started = time.monotonic()
             votes = tf.constant([self._last_call_s, float(wants_stop())], tf.float64)
             done = self._train(tf.constant(step, tf.int64), tf.constant(steps, tf.int64), votes, self._source)
@@ -150,7 +153,7 @@ class Synchronous:
             if self._last_call_s:
                 self._pace = self._pace.after(self._last_rounds, seconds / self._share.workers)
             self._last_call_s = time.monotonic() - started
-            self._last_rounds = -(-(begun + steps) // self._round_steps)
+            self._last_rounds = self._rounds(begun + steps)
             step += steps
             yield Call(
                 steps,
@@ -163,10 +166,14 @@ class Synchronous:
             if stop:
                 return
 
+    def _rounds(self, steps: int) -> int:
+        """How many rounds `steps` make, of which the last may be cut short."""
+        return -(-steps // self._round_steps)
+
     def evaluate(self) -> Mapping[str, Any]:
         if self._evaluation is None:
             self._evaluation = self._make_evaluation(self._plan.dataset.validation)
-        self._metrics.reset()
+        self._reset()
         return self._metrics.results(self._evaluation().sum(axis=0))
 
     def agree(self, wish: int) -> int:
