@@ -16,9 +16,9 @@ __version__ = "0.1.0"
 __all__ = ["RunResult", "__version__", "fit", "keras_callback", "load_job", "report", "run_job"]
 
 _HOMES = {
-    "fit": "distrain.worker.fit",
-    "keras_callback": "distrain.worker.report",
-    "report": "distrain.worker.report",
+    "fit": "distrain.worker.script.fit",
+    "keras_callback": "distrain.worker.script.report",
+    "report": "distrain.worker.script.report",
     "load_job": "distrain.job.load",
     "run_job": "distrain.launcher.run",
     "RunResult": "distrain.launcher.run",

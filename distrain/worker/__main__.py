@@ -52,7 +52,7 @@ def main() -> int:
 
 def _carry_out(assignment: Assignment, events: Events, vitals: Vitals) -> None:
     events.phase("importing TensorFlow")
-    from distrain.worker.strategies import carry_out
+    from distrain.worker.roles import carry_out
 
     carry_out(assignment, events, vitals)
 

@@ -33,7 +33,7 @@ from distrain.wire import (
     STACKS_FD,
     STACKS_FD_VARIABLE,
 )
-from distrain.worker import bytecode, strategies
+from distrain.worker import bytecode, roles
 from distrain.worker.__main__ import main as run_task
 
 _PR_SET_PDEATHSIG = 1
@@ -88,7 +88,7 @@ def import_everything() -> dict[str, str]:
     import keras
     import tensorflow as tf
 
-    strategies.import_all()
+    roles.import_all()
     return {"python": platform.python_version(), "tensorflow": tf.__version__, "keras": keras.__version__}
 
 

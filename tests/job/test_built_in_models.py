@@ -6,7 +6,7 @@ import inspect
 
 from distrain.job.file.schema import BUILT_IN_MODELS
 from distrain.job.spec import MODELS
-from distrain.worker import models
+from distrain.worker.model import models
 
 
 def test_reader_and_worker_agree() -> None:

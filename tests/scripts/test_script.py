@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distrain.worker import keras_repair
+from distrain.worker.script import keras_repair
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,7 +125,7 @@ def test_a_failure_is_told_with_the_users_own_line(tmp_path: Path) -> None:
     assert failure["kind"] == "failure"
     assert failure["message"].startswith("JSONDecodeError: Expecting property name")
     assert failure["where"] == f"{tmp_path}/of the script/train.py:5"
-    assert "worker/script.py" not in failure["traceback"]
+    assert "distrain/worker/" not in failure["traceback"]
 
 
 @pytest.mark.parametrize(

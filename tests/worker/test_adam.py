@@ -15,7 +15,7 @@ def steps(fused: bool, name: str, **arguments: Any) -> list[Any]:
     import numpy as np
     import tensorflow as tf
 
-    from distrain.worker import adam
+    from distrain.worker.model import adam
 
     random = np.random.default_rng(1)
     weights = [keras.Variable(random.standard_normal(shape).astype("float32")) for shape in ((6, 5), (5,), ())]
@@ -60,7 +60,7 @@ def test_the_kernel_gives_keras_numbers(name: str, arguments: dict[str, Any]) ->
 def test_other_optimizers_are_left_alone() -> None:
     import keras
 
-    from distrain.worker import adam
+    from distrain.worker.model import adam
 
     class Own(keras.optimizers.Adam):
         def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from distrain.worker.datasets import load_dataset
 from distrain.worker.datasets.examples import Dataset, InMemory, Pixels
-from distrain.worker.models import build_model
+from distrain.worker.model.models import build_model
 from distrain.worker.refusal import Refusal
 from distrain.worker.telemetry import Events
 
@@ -277,7 +277,7 @@ import threading, os
 import tensorflow as tf
 from tensorflow.python.eager import context
 threads = len(os.listdir("/proc/self/task"))
-import distrain.worker.datasets, distrain.worker.models
+import distrain.worker.datasets, distrain.worker.model.models
 assert context.context_safe() is None or not context.context()._initialized
 assert len(os.listdir("/proc/self/task")) == threads
 """

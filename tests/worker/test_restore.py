@@ -12,10 +12,10 @@ pytestmark = pytest.mark.tensorflow
 PROGRAM = """
 import keras, numpy as np, pytest, tensorflow as tf
 from distrain.worker.datasets import Dataset, InMemory
-from distrain.worker.feed import Order, Pipeline, Share
+from distrain.worker.input.feed import Order, Pipeline, Share
 from distrain.worker.refusal import Refusal
 from distrain.worker.runtime import local_devices
-from distrain.worker.step import build
+from distrain.worker.model.step import build
 from distrain.worker.strategies.interface import Plan
 from distrain.worker.strategies.synchronous import Synchronous
 

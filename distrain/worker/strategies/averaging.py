@@ -18,11 +18,11 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.feed import Share
-from distrain.worker.keras_parts import inner_optimizer
-from distrain.worker.replicas import own_statistics
+from distrain.worker.input.feed import Share
+from distrain.worker.model.keras_parts import inner_optimizer
+from distrain.worker.model.replicas import own_statistics
+from distrain.worker.model.step import all_reduced, clock
 from distrain.worker.runtime import local_devices
-from distrain.worker.step import all_reduced, clock
 from distrain.worker.strategies import communication
 from distrain.worker.strategies.interface import Plan
 from distrain.worker.strategies.multi_worker_mirrored import join

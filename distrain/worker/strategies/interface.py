@@ -11,8 +11,8 @@ import keras
 import numpy as np
 
 from distrain.worker.datasets import Dataset
-from distrain.worker.feed import Order
-from distrain.worker.pipeline import Pipeline
+from distrain.worker.input.feed import Order
+from distrain.worker.input.pipeline import Pipeline
 
 
 class PeerGone(ConnectionError):

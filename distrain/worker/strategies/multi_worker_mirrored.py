@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.feed import Share
+from distrain.worker.input.feed import Share
 from distrain.worker.refusal import Refusal
 from distrain.worker.runtime import use_gpus
 from distrain.worker.strategies import communication

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from distrain.worker.step import all_reduced
+from distrain.worker.model.step import all_reduced
 from distrain.worker.strategies.interface import PeerGone
 
 _RESULTS = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.feed import Share
+from distrain.worker.input.feed import Share
 from distrain.worker.runtime import local_devices
 from distrain.worker.strategies.synchronous import Synchronous
 from distrain.worker.telemetry import Events

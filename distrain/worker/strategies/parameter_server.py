@@ -22,10 +22,10 @@ import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.feed import Cells, drawn_at_random, prepared, resident, take
-from distrain.worker.keras_parts import has_own_train_step
+from distrain.worker.input.feed import Cells, drawn_at_random, prepared, resident, take
+from distrain.worker.model.keras_parts import has_own_train_step
+from distrain.worker.model.step import MetricState, TrainStep
 from distrain.worker.refusal import Refusal
-from distrain.worker.step import MetricState, TrainStep
 from distrain.worker.strategies.interface import Call, PeerGone, Plan
 from distrain.worker.strategies.pace import Pace
 from distrain.worker.strategies.placement import BySize

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.feed import shapes
-from distrain.worker.pipeline import Pipeline
+from distrain.worker.input.feed import shapes
+from distrain.worker.input.pipeline import Pipeline
 from distrain.worker.refusal import Refusal
 
 _OPERATION = re.compile(r"'tf\.(\w+)' op|operation: %\S+ = \"tf\.(\w+)\"")

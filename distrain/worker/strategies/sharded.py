@@ -18,9 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.class_weights import ClassWeights
 from distrain.worker.datasets import InMemory
-from distrain.worker.feed import (
+from distrain.worker.input.feed import (
     MemoryFeed,
     Share,
     StreamFeed,
@@ -30,9 +29,10 @@ from distrain.worker.feed import (
     take,
     validation_batches,
 )
-from distrain.worker.keras_parts import has_own_train_step, inner_optimizer
+from distrain.worker.model.class_weights import ClassWeights
+from distrain.worker.model.keras_parts import has_own_train_step, inner_optimizer
+from distrain.worker.model.step import MetricState
 from distrain.worker.refusal import Refusal
-from distrain.worker.step import MetricState
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.layout import Grid, Layout, Weight, layouts, of_slot
 from distrain.worker.strategies.pace import Pace

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.feed import (
+from distrain.worker.input.feed import (
     Cells,
     MemoryFeed,
     Share,
@@ -28,10 +28,10 @@ from distrain.worker.feed import (
     take,
     validation_batches,
 )
-from distrain.worker.keras_parts import has_own_train_step
+from distrain.worker.model.keras_parts import has_own_train_step
+from distrain.worker.model.replicas import OwnVariables, own_statistics
+from distrain.worker.model.step import MetricState, TrainStep, all_reduced, clock
 from distrain.worker.refusal import Refusal
-from distrain.worker.replicas import OwnVariables, own_statistics
-from distrain.worker.step import MetricState, TrainStep, all_reduced, clock
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
 

@@ -17,7 +17,7 @@ from typing import Any
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.feed import Share
+from distrain.worker.input.feed import Share
 from distrain.worker.refusal import Refusal
 from distrain.worker.strategies.synchronous import Synchronous
 from distrain.worker.telemetry import Events

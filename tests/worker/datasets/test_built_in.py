@@ -50,7 +50,8 @@ def test_digits_load_without_tensorflow_from_what_travels_to_a_host(tmp_path: Pa
     program = """
 import json, sys
 sys.path[:0] = [sys.argv[1]]
-from distrain.worker import datasets, models, telemetry
+from distrain.worker import datasets, telemetry
+from distrain.worker.model import models
 digits = datasets.load_dataset({"name": "digits", "path": None, "args": {}}, telemetry.Events(None))
 heavy = [name for name in ("tensorflow", "keras") if name in sys.modules]
 print(json.dumps([datasets.__file__, digits.train.size, heavy]))

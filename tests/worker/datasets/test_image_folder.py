@@ -130,7 +130,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def read(data: Dataset) -> None:
-    from distrain.worker.pipeline import Pipeline
+    from distrain.worker.input.pipeline import Pipeline
 
     assert list(Pipeline(False, None).examples(data.train))
 

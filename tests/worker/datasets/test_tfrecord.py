@@ -149,7 +149,7 @@ def write(path: Path, records: Sequence[bytes], compression: str = "") -> Path:
 
 
 def examples(data: Dataset) -> list[Any]:
-    from distrain.worker.pipeline import Pipeline
+    from distrain.worker.input.pipeline import Pipeline
 
     return list(Pipeline(False, None).examples(data.train).as_numpy_iterator())
 

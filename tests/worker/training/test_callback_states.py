@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distrain.worker.callback_states import CallbackStates
+from distrain.worker.training.callback_states import CallbackStates
 
 
 class Callback:

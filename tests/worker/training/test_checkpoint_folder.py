@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distrain.worker.checkpoint import Checkpoints, Snapshot, Writer
 from distrain.worker.telemetry import Events
+from distrain.worker.training.checkpoint import Checkpoints, Snapshot, Writer
 
 
 class Heard(Events):

@@ -65,8 +65,8 @@ def taken(
     examples: Any, steps: range, workers: int, *, shuffle: bool = True, cache: bool = False, **keys: Any
 ) -> list[list[list[int]]]:
     """The numbers of the examples in the batches of `steps`: [step][worker][place]."""
-    from distrain.worker.feed import Order, Share, StreamFeed
-    from distrain.worker.pipeline import Pipeline
+    from distrain.worker.input.feed import Order, Share, StreamFeed
+    from distrain.worker.input.pipeline import Pipeline
 
     order = Order(examples.size, 48, examples.size // 48, 1, shuffle)
     found = []
@@ -128,8 +128,8 @@ def test_by_files_each_worker_draws_from_its_own_and_none_runs_out(records: Path
 def test_a_worker_decodes_its_part_alone(records: Path) -> None:
     import tensorflow as tf
 
-    from distrain.worker.feed import Order, Share, StreamFeed
-    from distrain.worker.pipeline import Pipeline
+    from distrain.worker.input.feed import Order, Share, StreamFeed
+    from distrain.worker.input.pipeline import Pipeline
 
     train = stream(records).train
     for shard in ("examples", "files"):
@@ -149,8 +149,8 @@ def test_a_worker_decodes_its_part_alone(records: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_validation_has_each_example_once(records: Path, workers: int) -> None:
-    from distrain.worker.feed import Share, validation_batches
-    from distrain.worker.pipeline import Pipeline
+    from distrain.worker.input.feed import Share, validation_batches
+    from distrain.worker.input.pipeline import Pipeline
 
     data = stream(records, validation_path=str(records / "validation"))
     for pipeline in (Pipeline(False, None), Pipeline(True, None), Pipeline(False, None, "files")):
@@ -168,7 +168,7 @@ def test_without_determinism_an_epoch_has_each_example_once(records: Path) -> No
 
 def test_fewer_files_than_workers_are_refused(records: Path) -> None:
     from distrain.worker.datasets.examples import InMemory
-    from distrain.worker.pipeline import Pipeline
+    from distrain.worker.input.pipeline import Pipeline
     from distrain.worker.refusal import Refusal
 
     by_files = Pipeline(False, None, "files")

@@ -54,7 +54,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, optimizer: Named, **
     """The same after Keras's own `fit`, on one device."""
     import keras
 
-    from distrain.worker.recipe import make_optimizer
+    from distrain.worker.model.recipe import make_optimizer
 
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     import user_code
@@ -109,7 +109,7 @@ def test_so_it_is_under_every_strategy(
 
 
 def rates(optimizer: dict[str, Any], steps: int, **training: Any) -> list[float]:
-    from distrain.worker.recipe import make_optimizer
+    from distrain.worker.model.recipe import make_optimizer
 
     training = {"scale_learning_rate": None, "warmup_steps": 0, **training}
     made = make_optimizer({"optimizer": optimizer, **training}, batch_size=256)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from distrain.worker.meter import Busy
-from distrain.worker.place import Place
-from distrain.worker.turns import Turns
+from distrain.worker.training.meter import Busy
+from distrain.worker.training.place import Place
+from distrain.worker.training.turns import Turns
 
 
 def about(step: int, epoch: int, *, ended: bool = False, stopped: bool = False) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from distrain.worker.recipe import make
+from distrain.worker.model.recipe import make
 from distrain.worker.refusal import Refusal
 
 _WRITERS = (

@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from distrain.worker import resume
 from distrain.worker.assignment import Assignment
-from distrain.worker.checkpoint import ABOUT_FILE, checkpoints_in
 from distrain.worker.datasets import load_dataset
-from distrain.worker.feed import shapes
-from distrain.worker.models import build_model
-from distrain.worker.pipeline import Pipeline
-from distrain.worker.recipe import compile_model, losses_fit
+from distrain.worker.input.feed import shapes
+from distrain.worker.input.pipeline import Pipeline
+from distrain.worker.model.models import build_model
+from distrain.worker.model.recipe import compile_model, losses_fit
+from distrain.worker.model.step import build
 from distrain.worker.refusal import Refusal
-from distrain.worker.resume import DamagedCheckpoint, Saved
 from distrain.worker.runtime import configure
-from distrain.worker.step import build
 from distrain.worker.strategies import one_device
 from distrain.worker.strategies.interface import Plan
 from distrain.worker.telemetry import Events
-from distrain.worker.training import make_order
+from distrain.worker.training import resume
+from distrain.worker.training.checkpoint import ABOUT_FILE, checkpoints_in
+from distrain.worker.training.resume import DamagedCheckpoint, Saved
+from distrain.worker.training.train import make_order
 from distrain.worker.vitals import Vitals
 
 LOOK_INTERVAL_S = 0.2

@@ -16,18 +16,18 @@ from typing import Any
 
 import keras
 
-from distrain.worker import callbacks as callbacks_of
 from distrain.worker.assignment import Assignment
 from distrain.worker.datasets import Dataset, npz
 from distrain.worker.datasets.returned import dataset_from
-from distrain.worker.feed import shapes
+from distrain.worker.input.feed import shapes
+from distrain.worker.model.step import build, release
 from distrain.worker.refusal import Refusal
-from distrain.worker.report import events_of_this_process, vitals_of_this_process
-from distrain.worker.step import build, release
+from distrain.worker.script.report import events_of_this_process, vitals_of_this_process
 from distrain.worker.strategies import open_strategy, parameter_server
 from distrain.worker.strategies.interface import Strategy
 from distrain.worker.telemetry import Events
-from distrain.worker.training import make_order, train_model
+from distrain.worker.training import callbacks as callbacks_of
+from distrain.worker.training.train import make_order, train_model
 
 _STRATEGY: Mapping[str, Any] = {
     "implementation": "auto",

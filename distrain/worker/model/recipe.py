@@ -14,8 +14,8 @@ from typing import Any
 
 import keras
 
+from distrain.worker.model.rate import set_rate
 from distrain.worker.names import check_arguments, parameters, resolve, suggestion
-from distrain.worker.rate import set_rate
 from distrain.worker.refusal import Refusal
 
 _BY_SHAPE = frozenset({"accuracy", "acc", "crossentropy", "ce"})

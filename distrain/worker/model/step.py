@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from distrain.worker import adam, ema
-from distrain.worker.class_weights import ClassWeights
-from distrain.worker.keras_parts import has_own_train_step, inner_optimizer
+from distrain.worker.model import adam, ema
+from distrain.worker.model.class_weights import ClassWeights
+from distrain.worker.model.keras_parts import has_own_train_step, inner_optimizer
 from distrain.worker.refusal import Refusal
 
 

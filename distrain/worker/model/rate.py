@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from distrain.worker.keras_parts import inner_optimizer
+from distrain.worker.model.keras_parts import inner_optimizer
 from distrain.worker.refusal import Refusal
 
 _RATES = ("initial_learning_rate", "end_learning_rate", "warmup_target", "values")

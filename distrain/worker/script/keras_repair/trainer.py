@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import tensorflow as tf
 from tensorflow.python.distribute import cross_device_utils
 
-from distrain.worker.keras_repair import FAULTS, decide
+from distrain.worker.script.keras_repair import FAULTS, decide
 from distrain.worker.telemetry import Events
 
 _METHODS = ("fit", "evaluate", "predict")
@@ -90,7 +90,9 @@ def _guarded(
         announcement.make(strategy)
         if not repaired:
             return method(self, *args, **kwargs)
-        from distrain.worker.keras_repair import callbacks  # Keras itself is still being imported when this module is
+        from distrain.worker.script.keras_repair import (
+            callbacks,  # Keras itself is still being imported when this module is
+        )
 
         bound = inspect.signature(method).bind(self, *args, **kwargs)
         with contextlib.ExitStack() as stack:

@@ -13,8 +13,8 @@ import sys
 import traceback
 from types import CodeType, ModuleType, TracebackType
 
-from distrain.worker import keras_repair
-from distrain.worker.report import events_of_this_process, vitals_of_this_process
+from distrain.worker.script import keras_repair
+from distrain.worker.script.report import events_of_this_process, vitals_of_this_process
 from distrain.worker.telemetry import users_frame
 
 NO_KERAS_REPAIR = "--no-keras-repair"

@@ -16,9 +16,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from distrain.worker.data_service import InputCluster
 from distrain.worker.datasets import InMemory, Stream
-from distrain.worker.pipeline import Pipeline
+from distrain.worker.input.data_service import InputCluster
+from distrain.worker.input.pipeline import Pipeline
 
 
 @dataclass(frozen=True)

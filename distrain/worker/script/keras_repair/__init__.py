@@ -81,7 +81,7 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        from distrain.worker.keras_repair import trainer
+        from distrain.worker.script.keras_repair import trainer
 
         trainer.repair(module, self._events)
 

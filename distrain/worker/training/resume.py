@@ -15,9 +15,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from distrain.worker.checkpoint import ABOUT_FILE, FORMAT, STATE_FILE, variables_of
-from distrain.worker.place import Place
 from distrain.worker.refusal import Ending, Refusal
+from distrain.worker.training.checkpoint import ABOUT_FILE, FORMAT, STATE_FILE, variables_of
+from distrain.worker.training.place import Place
 
 
 class DamagedCheckpoint(Ending):

@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.data_service import InputCluster, plainly
 from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.datasets.examples import Files
+from distrain.worker.input.data_service import InputCluster, plainly
 from distrain.worker.refusal import Refusal
 
 FILES_AT_ONCE = 16

@@ -5,34 +5,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import keras
 
-from distrain.worker import callbacks as callbacks_of
-from distrain.worker import rate, resume
 from distrain.worker.assignment import Assignment
-from distrain.worker.checkpoint import save_model
 from distrain.worker.datasets import Dataset, faults, load_dataset
-from distrain.worker.feed import Order, shapes
-from distrain.worker.loop import Loop, NotFinite, Result
-from distrain.worker.models import build_model
-from distrain.worker.pipeline import Pipeline
-from distrain.worker.recipe import compile_model, losses_fit
+from distrain.worker.input.feed import Order, shapes
+from distrain.worker.input.pipeline import Pipeline
+from distrain.worker.model import rate
+from distrain.worker.model.models import build_model
+from distrain.worker.model.recipe import compile_model, losses_fit
+from distrain.worker.model.step import build
 from distrain.worker.refusal import Ending, Refusal
 from distrain.worker.runtime import configure
-from distrain.worker.step import build
+from distrain.worker.strategies import open_strategy
 from distrain.worker.strategies.interface import Plan, Strategy
 from distrain.worker.telemetry import Events
+from distrain.worker.training import callbacks as callbacks_of
+from distrain.worker.training import resume
+from distrain.worker.training.checkpoint import save_model
+from distrain.worker.training.loop import Loop, NotFinite, Result
 from distrain.worker.vitals import Preempted, Vitals
 
 
-def train(
-    assignment: Assignment,
-    events: Events,
-    vitals: Vitals,
-    open_strategy: Callable[[Assignment, Events], Strategy],
-) -> None:
+def train(assignment: Assignment, events: Events, vitals: Vitals) -> None:
     """Train the job's model; the chief leaves it in the run directory.
 
     Raises:

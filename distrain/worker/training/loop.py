@@ -15,19 +15,19 @@ import keras
 import numpy as np
 
 from distrain.worker.assignment import Assignment
-from distrain.worker.callback_states import CallbackStates
-from distrain.worker.callbacks import go_on_writing
-from distrain.worker.checkpoint import Checkpoints, Snapshot, Writer, variables_of
 from distrain.worker.datasets import Dataset
-from distrain.worker.feed import Order
-from distrain.worker.keras_parts import has_own_train_step
-from distrain.worker.meter import Busy, Meter
-from distrain.worker.place import Place
+from distrain.worker.input.feed import Order
+from distrain.worker.model.keras_parts import has_own_train_step
 from distrain.worker.refusal import Ending
-from distrain.worker.resume import Saved
 from distrain.worker.strategies.interface import Call, Strategy
 from distrain.worker.telemetry import METRICS_INTERVAL_S, PROGRESS_INTERVAL_S, Events
-from distrain.worker.turns import Turns
+from distrain.worker.training.callback_states import CallbackStates
+from distrain.worker.training.callbacks import go_on_writing
+from distrain.worker.training.checkpoint import Checkpoints, Snapshot, Writer, variables_of
+from distrain.worker.training.meter import Busy, Meter
+from distrain.worker.training.place import Place
+from distrain.worker.training.resume import Saved
+from distrain.worker.training.turns import Turns
 from distrain.worker.vitals import Preempted, Vitals
 
 

@@ -1,0 +1,1 @@
+"""The Keras model of a job, and the mathematics of one step of it."""

@@ -1,0 +1,1 @@
+"""A user's script as a task, and what it may call."""

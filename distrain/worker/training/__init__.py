@@ -1,0 +1,1 @@
+"""A training from its parts to its end, and the task that evaluates beside it."""
