@@ -118,11 +118,14 @@ class StreamFeed:
         self._stream = stream
         self._order = order
         self._share = share
-        self._pipeline = pipeline
+        own_files = pipeline.shard == "files"
         # Whose files this worker reads: its own, or everybody's.
-        self._reader = (share.worker, share.workers) if pipeline.shard == "files" else (0, 1)
+        self._reader = (share.worker, share.workers) if own_files else (0, 1)
+        self._pipeline = pipeline
+        if share.workers > 1 and not own_files and pipeline.cluster is None:
+            self._pipeline = pipeline.shared()
         # One dataset for all epochs, for it is what holds the examples that are kept.
-        self._kept = pipeline.examples(stream, *self._reader) if pipeline.cache else None
+        self._kept = self._pipeline.examples(stream, *self._reader) if pipeline.cache else None
 
     def open(self, step: int) -> Any:
         """An iterator over this worker's part of the batches from `step` on."""
@@ -184,6 +187,8 @@ def drawn_at_random(stream: Stream, order: Order, pipeline: Pipeline) -> tf.data
 def validation_batches(stream: Stream, batch_size: int, share: Share, pipeline: Pipeline) -> tf.data.Dataset:
     """This worker's part of all examples, each of which is in exactly one worker's, in order."""
     size = batch_size // share.workers
+    if share.workers > 1 or pipeline.cluster is not None:
+        pipeline = pipeline.shared()
     records, _ = pipeline.records(stream)
     mine = records.batch(size).shard(share.workers, share.worker)
 

@@ -9,7 +9,7 @@ Decoding comes last, so that no worker decodes what another one trains on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -32,7 +32,8 @@ class Pipeline:
 
     `shard`: "files" has each worker read its own ones, anything else all of them, of which it takes its part.
     `parallel_reads`, `parallel_calls`: files read and examples decoded at once; None: TensorFlow chooses.
-    `deterministic`: in the same order every time. `cluster`: who prepares the batches of training and validation, None:
+    `deterministic`: examples are decoded in the same order every time, `ordered`: records are read so. `cluster`: who
+    prepares the batches of training and validation, None:
     each worker its own.
     """
 
@@ -42,6 +43,7 @@ class Pipeline:
     parallel_reads: int | None = None
     parallel_calls: int | None = None
     deterministic: bool = True
+    ordered: bool = True
     cluster: InputCluster | None = None
 
     @classmethod
@@ -54,8 +56,15 @@ class Pipeline:
             dataset["parallel_reads"],
             dataset["parallel_calls"],
             dataset["deterministic"],
+            dataset["deterministic"],
             InputCluster.of(assignment),
         )
+
+    def shared(self) -> Pipeline:
+        """For several who each take a part of what all of them read: an example would be in two parts, or in none, if
+        they did not read alike. What one of them has taken it may decode in any order, unless it is taken decoded.
+        """
+        return replace(self, ordered=True, deterministic=self.deterministic or self.cache)
 
     def check(self, examples: InMemory | Stream, workers: int) -> None:
         """See that `workers` can read the training examples in this way.
@@ -97,7 +106,7 @@ class Pipeline:
             return sources, len(mine) if seed is None else 1
         calls = self.parallel_reads or tf.data.AUTOTUNE
         # Said here, for a data worker does not get the options of the whole.
-        order = {"num_parallel_calls": calls, "deterministic": self.deterministic}
+        order = {"num_parallel_calls": calls, "deterministic": self.ordered}
         return sources.interleave(plainly(files.read), FILES_AT_ONCE, IN_A_ROW, **order), stream.held
 
     def decoded(self, stream: Stream, records: tf.data.Dataset) -> tf.data.Dataset:
@@ -119,5 +128,5 @@ class Pipeline:
 
     def ahead(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         options = tf.data.Options()
-        options.deterministic = self.deterministic
+        options.deterministic = self.ordered
         return batches.prefetch(tf.data.AUTOTUNE if self.prefetch is None else self.prefetch).with_options(options)

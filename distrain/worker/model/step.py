@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from distrain.worker.model import adam, ema
+from distrain.worker.model import adam, ema, masks
 from distrain.worker.model.class_weights import ClassWeights
 from distrain.worker.model.keras_parts import has_own_train_step, inner_optimizer
 from distrain.worker.refusal import Refusal
@@ -63,6 +63,7 @@ class TrainStep:
         self._accumulate = accumulate
         self._class_weights = ClassWeights(class_weight) if class_weight else None
         self._own_step = has_own_train_step(model)
+        self._jit_compile = jit_compile
         self._forward_backward: Callable[..., Any] = self._gradients
         if accumulate > 1:
             _check_parts(model)
@@ -104,6 +105,21 @@ class TrainStep:
         with counted(model.optimizer, number) if number is not None else contextlib.nullcontext():
             model.optimizer.apply(gradients, [variable for _, variable in pairs])
         return loss, summing_s, state
+
+    def _over_what_is_left(self, loss: tf.Tensor, masked: Sequence[masks.Masked]) -> tf.Tensor:
+        """
+        Raises:
+            Refusal: the replicas cannot sum up in the middle of a step.
+        """
+        hindrance = "strategy.accumulate" if self._accumulate > 1 else None
+        if _replicas() > 1 and self._jit_compile:
+            hindrance = "training.jit_compile"
+        if hindrance is not None:
+            raise Refusal(
+                f"the model masks a part of its output, and with {hindrance} the loss over what is left would not be "
+                f"that of the whole batch: leave {hindrance} out, or the mask"
+            )
+        return loss if _replicas() == 1 else masks.over_all_replicas(loss, masked, all_reduced)
 
     def _sums(self, gradients: Sequence[Any]) -> tuple[Sequence[Any], tf.Tensor]:
         """Gradients summed over all replicas, and how many seconds that took."""
@@ -157,9 +173,11 @@ class TrainStep:
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
             # Several outputs have a metric each, which their losses go into.
-            with _with_losses(model), _counting(metrics, state) as counted_state:
+            with _with_losses(model), _counting(metrics, state) as counted_state, masks.found() as masked:
                 # Keras divides by the number of replicas here, losses of the layers included.
                 loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True)
+            if masked:
+                loss = self._over_what_is_left(loss, masked)
             scaled = model.optimizer.scale_loss(loss)
         return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred, counted_state()
 

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,20 +80,20 @@ class Neighbours:
     def summed(self, values: Sequence[Any]) -> list[tf.Tensor]:
         """In a replica context: the sums of each of `values` over all tasks.
 
+        Each is an array of its own, although TensorFlow spends 5 microseconds on every one that it gets from Python:
+        what is cut out of a larger one it takes for memory of its own, and writes into it.
         The gradient of an embedding names the few rows that it has: TensorFlow sends no others, and keeps these.
         """
         dense = [value for value in values if not isinstance(value, tf.IndexedSlices)]
-        layout = Layout.of(dense)
-        # A result has one array for each dtype: TensorFlow spends 5 microseconds on every one that Python gives it.
-        runs = tf.numpy_function(lambda *parts: self.exchange(parts), dense, list(layout.runs))
-        sums = layout.unpacked(runs)
+        sums = tf.numpy_function(lambda *parts: self.exchange(parts), dense, [value.dtype for value in dense])
+        for value, total in zip(dense, sums, strict=True):
+            total.set_shape(value.shape)
         sparse = [value for value in values if isinstance(value, tf.IndexedSlices)]
         remaining = {True: iter(all_reduced(sparse) if sparse else ()), False: iter(sums)}
         return [next(remaining[isinstance(value, tf.IndexedSlices)]) for value in values]
 
     def exchange(self, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The sums of `values`, of the same shapes and dtypes in every task and call, flat and one for each dtype: see
-        `Layout.unpacked`.
+        """The sums of `values`, of the same shapes and dtypes in every task and call.
 
         The arrays that are returned are overwritten by the call after the next.
 
@@ -156,24 +154,24 @@ class _Memory:
     def __init__(self, share: Callable[[int], int], index: int, count: int, values: Sequence[np.ndarray]) -> None:
         self._index = index
         self._count = count
-        layout = Layout.of(values)
-        file = share((count + _RESULTS) * layout.row_bytes)
-        memory = mmap.mmap(file, (count + _RESULTS) * layout.row_bytes)
+        places, runs, row_bytes = _layout(values)
+        file = share((count + _RESULTS) * row_bytes)
+        rows = np.frombuffer(mmap.mmap(file, (count + _RESULTS) * row_bytes), np.uint8).reshape(-1, row_bytes)
         os.close(file)
-        rows = np.frombuffer(memory, np.uint8).reshape(-1, layout.row_bytes)
-        runs = [[row[run].view(dtype) for dtype, run in layout.runs.items()] for row in rows]
-        self._own = [
-            rows[index][place].view(value.dtype).reshape(value.shape)
-            for place, value in zip(layout.places, values, strict=True)
+        self._own = [_view(rows[index], place, value) for place, value in zip(places, values, strict=True)]
+        self._results = [
+            [_view(row, place, value) for place, value in zip(places, values, strict=True)] for row in rows[count:]
         ]
-        self._results = runs[count:]
         # By result, then dtype: everybody's share of the values that is ours to add up, and where their sum goes.
         self._sums = [
             [
-                ([_share(values, index, count) for values in of_tasks], _share(total, index, count))
-                for *of_tasks, total in zip(*runs[:count], result, strict=True)
+                (
+                    [_share(row[run].view(dtype), index, count) for row in rows[:count]],
+                    _share(result[run].view(dtype), index, count),
+                )
+                for dtype, run in runs.items()
             ]
-            for result in self._results
+            for result in rows[count:]
         ]
         self._turn = 0
 
@@ -193,45 +191,23 @@ class _Memory:
         return result
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How arrays lie in a row of `row_bytes`: those of one dtype in one of the `runs`, each at its of the `places`. All
-    are slices of bytes.
-    """
+def _layout(values: Sequence[np.ndarray]) -> tuple[list[slice], dict[np.dtype, slice], int]:
+    """Where in a row each value lies and each dtype's run of values, as slices of bytes; and the row's length."""
+    places: dict[int, slice] = {}
+    runs: dict[np.dtype, slice] = {}
+    offset = 0
+    for dtype in dict.fromkeys(value.dtype for value in values):
+        start = offset
+        for number, value in enumerate(values):
+            if value.dtype == dtype:
+                places[number] = slice(offset, offset + value.nbytes)
+                offset += -(-value.nbytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        runs[dtype] = slice(start, offset)
+    return [places[number] for number in range(len(values))], runs, offset
 
-    shapes: Sequence[tuple[int, ...]]
-    dtypes: Sequence[np.dtype]
-    places: Sequence[slice]
-    runs: Mapping[np.dtype, slice]
-    row_bytes: int
 
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> Layout:
-        """For arrays or tensors of known shapes."""
-        shapes = [tuple(value.shape) for value in values]
-        dtypes = [np.dtype(getattr(value.dtype, "as_numpy_dtype", value.dtype)) for value in values]
-        places: dict[int, slice] = {}
-        runs: dict[np.dtype, slice] = {}
-        offset = 0
-        for dtype in dict.fromkeys(dtypes):
-            start = offset
-            for number, shape in enumerate(shapes):
-                if dtypes[number] == dtype:
-                    size = math.prod(shape) * dtype.itemsize
-                    places[number] = slice(offset, offset + size)
-                    offset += -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-            runs[dtype] = slice(start, offset)
-        return cls(shapes, dtypes, [places[number] for number in range(len(shapes))], runs, offset)
-
-    def unpacked(self, runs: Sequence[Any]) -> list[tf.Tensor]:
-        """The values, as tensors, of which `runs` holds those of each dtype, without a copy."""
-        of_dtype = dict(zip(self.runs, runs, strict=True))
-        values = []
-        for shape, dtype, place in zip(self.shapes, self.dtypes, self.places, strict=True):
-            begin = (place.start - self.runs[dtype].start) // dtype.itemsize
-            flat = of_dtype[dtype][begin : begin + math.prod(shape)]
-            values.append(tf.reshape(flat, shape))
-        return values
+def _view(row: np.ndarray, place: slice, like: np.ndarray) -> np.ndarray:
+    return row[place].view(like.dtype).reshape(like.shape)
 
 
 def _share(values: np.ndarray, index: int, count: int) -> np.ndarray:

@@ -161,9 +161,42 @@ def test_validation_has_each_example_once(records: Path, workers: int) -> None:
         assert sorted(seen) == list(range(103))
 
 
-def test_without_determinism_an_epoch_has_each_example_once(records: Path) -> None:
-    steps = joined(taken(stream(records).train, range(10), 1, deterministic=False))
+@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_without_determinism_an_epoch_has_each_example_once(records: Path, workers: int, cache: bool) -> None:
+    train = unsteady(stream(records).train)
+    keys = {"deterministic": False, "ordered": False, "parallel_reads": 5, "parallel_calls": 5}
+    steps = joined(taken(train, range(10), workers, cache=cache, **keys))
     assert sorted(itertools.chain(*steps)) == list(range(480))
+
+
+def test_without_determinism_validation_has_each_example_once(records: Path) -> None:
+    from distrain.worker.input.feed import Share, validation_batches
+    from distrain.worker.input.pipeline import Pipeline
+
+    validation = unsteady(stream(records, validation_path=str(records / "validation")).validation)
+    pipeline = Pipeline(False, None, deterministic=False, ordered=False)
+    batches = (validation_batches(validation, 16, Share(worker, 1, 2), pipeline) for worker in range(2))
+    assert sorted(int(n) for each in batches for *_, numbers in each for n in numbers.numpy()) == list(range(103))
+
+
+def unsteady(examples: Any) -> Any:
+    """`examples` whose reading and decoding take now more, now less time."""
+    import tensorflow as tf
+
+    random = np.random.default_rng()
+
+    def wait(record: Any) -> Any:
+        time.sleep(random.exponential(0.0005))
+        return record
+
+    def read(*columns: Any) -> Any:
+        return examples.source.read(*columns).map(lambda record: tf.py_function(wait, [record], tf.string))
+
+    def decode(record: Any) -> Any:
+        return examples.decode(tf.ensure_shape(tf.py_function(wait, [record], tf.string), []))
+
+    return dataclasses.replace(examples, source=dataclasses.replace(examples.source, read=read), decode=decode)
 
 
 def test_fewer_files_than_workers_are_refused(records: Path) -> None:

@@ -144,6 +144,35 @@ def test_losses_and_metrics_that_do_not_fit_the_outputs(
     assert said in message
 
 
+# ---- losses over what a mask leaves
+
+SENTENCES = {"model": Named("user_code:tagger"), "dataset": DatasetSpec("user_code:sentences", batch_size=48)}
+
+
+def test_masked_losses_count_what_is_left_on_all_replicas(start: Any, make_job: Any) -> None:
+    keys = {**SENTENCES, "shuffle": False, "epochs": 4, "validation": 0, "optimizer": SGD, "steps_per_call": 1}
+    expected = start(make_job(**keys)).succeed().chief.losses()
+    assert expected[-1] < 0.9 * expected[0], "nothing was learnt, so equal losses would show nothing"
+    for strategy, where in [*TOGETHER, ("ModelParallel", {"devices": 2})]:
+        found = start(make_job(strategy, **keys, **where)).succeed().chief.losses()
+        assert found == pytest.approx(expected, rel=1e-5), strategy
+
+
+@pytest.mark.parametrize(
+    ("named", "keys"),
+    [
+        ("strategy.accumulate", {"accumulate": 2}),
+        ("training.jit_compile", {"jit_compile": True, "strategy": "Mirrored", "devices": 2}),
+    ],
+)
+def test_masked_losses_are_refused_where_they_could_not_be_right(
+    named: str, keys: dict[str, Any], start: Any, make_job: Any
+) -> None:
+    run = start(make_job(**SENTENCES, **keys)).wait()
+    assert run.chief.status == 2, run.report()
+    assert f"with {named} the loss" in run.chief.of("failure")[0]["message"]
+
+
 # ---- a train_step of the user's
 
 

@@ -22,7 +22,7 @@ def slow(_peer: int) -> bool:
 TASK = """
 import json, sys
 import numpy as np
-from distrain.worker.strategies.neighbours import Layout, Neighbours, PeerGone
+from distrain.worker.strategies.neighbours import Neighbours, PeerGone
 
 name, index, count, leaves_at = sys.argv[1], *map(int, sys.argv[2:])
 neighbours = Neighbours(name, index, count, lambda peer: True)
@@ -42,12 +42,11 @@ for step in range(50):
         random.integers(0, 100, 1001),
     ]
     try:
-        values = [np.asarray(value) for value in values]
-        total = Layout.of(values).unpacked(neighbours.exchange(values))
+        total = neighbours.exchange([np.asarray(value) for value in values])
     except PeerGone as gone:
         sums = f"{step}: {gone}"
         break
-    sums.append([part.numpy().tolist() for part in total])
+    sums.append([part.tolist() for part in total])
 print(json.dumps(sums))
 """
 

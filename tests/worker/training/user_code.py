@@ -337,3 +337,17 @@ def normalized(synchronized=False):
         keras.layers.Dense(2, "softmax"),
     ]
     return keras.Sequential([keras.Input((8,)), *layers])
+
+
+def sentences():
+    """Token numbers, 0 where a sentence is over. In each batch of 48 the long ones come first, and then the short."""
+    random = np.random.default_rng(5)
+    length = np.where(np.arange(480) % 48 < 24, random.integers(6, 9, 480), random.integers(1, 3, 480))
+    x = np.where(np.arange(8) < length[:, None], random.integers(1, 20, [480, 8]), 0)
+    return x, (x > 9).astype(np.int32)
+
+
+def tagger():
+    """Tells of every token of a sentence whether it is a large number; what is over does not count."""
+    embedding = keras.layers.Embedding(20, 8, mask_zero=True, embeddings_regularizer=keras.regularizers.L2(0.001))
+    return keras.Sequential([keras.Input((8,), dtype="int32"), embedding, keras.layers.Dense(2, "softmax")])
