@@ -50,6 +50,11 @@ writes a byte there first: to any other, the signal would be the end.
 PREEMPTED_EXIT = 42
 """The exit code of a task that was asked to leave, and left what a restart needs. TensorFlow's own choice, too."""
 
+SCRATCH = ".scratch"
+"""The folder in a run's own where tasks keep what only those of the same run and host need. Hidden names stay on the
+host; it is gone when the run is over.
+"""
+
 PRELOAD_GONE = "the process that holds TensorFlow is gone"
 """How TaskExited.message begins where a task never ran for want of the process it was to be forked from: the next one
 may well be there.

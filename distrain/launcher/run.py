@@ -118,6 +118,7 @@ def run_job(
             summary = loop.run()
         finally:
             loop.close()
+            rundir.clear_scratch()
             closed = [sink.close() for sink in sinks]
     return RunResult(summary, rundir.path, loop.state.exit_code, shown=all(closed))
 

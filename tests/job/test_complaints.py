@@ -423,7 +423,8 @@ COMBINATIONS = [
     (
         "strategy: ParameterServer\ntraining: {optimizer: {name: sgd, gradient_accumulation_steps: 4}}",
         "2:64: gradient_accumulation_steps adds up the gradients of steps that follow each other, and ParameterServer's "
-        "workers take steps side by side; choose MultiWorkerMirrored, or raise dataset.batch_size",
+        "workers take steps side by side; raise dataset.batch_size, or choose "
+        "MultiWorkerMirrored and strategy.accumulate in its place",
     ),
 ]
 

@@ -32,14 +32,14 @@ FULL = """\
 name: everything
 model: {name: cnn, filters: 16, args: {dropout: 0.5}}
 dataset:
-  name: "my.data:load"
+  name: tfrecord
   path: /data/x
   batch_size: 96
   shard: examples
   parallel_reads: 4
   parallel_calls: 8
   deterministic: no
-  args: {limit: 1_000, when: 2026-01-01, ratio: 1:30}
+  args: {features: {x: {dtype: float32, shape: [4]}, y: {dtype: int64}}, label: y, validation_split: 1e-1}
 training:
   epochs: 1e1
   steps_per_epoch: 50
@@ -49,7 +49,10 @@ training:
     nesterov: yes
     learning_rate: {name: ExponentialDecay, initial_learning_rate: 1e-3, decay_steps: 100, decay_rate: 0.9}
   loss: {name: sparse_categorical_crossentropy, from_logits: true}
-  metrics: [accuracy, {name: SparseTopKCategoricalAccuracy, k: 3}, "my.metrics:Mine"]
+  metrics:
+    - accuracy
+    - {name: SparseTopKCategoricalAccuracy, k: 3}
+    - {name: "my.metrics:Mine", limit: 1_000, when: 2026-01-01, ratio: 1:30}
   callbacks: [{name: EarlyStopping, patience: 2}]
   seed: 0
   validation: 2
@@ -86,14 +89,18 @@ EVERYTHING = JobSpec(
     name="everything",
     model=Named("cnn", {"filters": 16, "dropout": 0.5}),
     dataset=DatasetSpec(
-        "my.data:load",
+        "tfrecord",
         "/data/x",
         96,
         shard="examples",
         parallel_reads=4,
         parallel_calls=8,
         deterministic=False,
-        args={"limit": 1000, "when": "2026-01-01", "ratio": "1:30"},
+        args={
+            "features": {"x": {"dtype": "float32", "shape": (4,)}, "y": {"dtype": "int64"}},
+            "label": "y",
+            "validation_split": 0.1,
+        },
     ),
     training=TrainingSpec(
         epochs=10,
@@ -110,7 +117,11 @@ EVERYTHING = JobSpec(
             },
         ),
         loss=Named("sparse_categorical_crossentropy", {"from_logits": True}),
-        metrics=(Named("accuracy"), Named("SparseTopKCategoricalAccuracy", {"k": 3}), Named("my.metrics:Mine")),
+        metrics=(
+            Named("accuracy"),
+            Named("SparseTopKCategoricalAccuracy", {"k": 3}),
+            Named("my.metrics:Mine", {"limit": 1000, "when": "2026-01-01", "ratio": "1:30"}),
+        ),
         callbacks=(Named("EarlyStopping", {"patience": 2}),),
         seed=0,
         validation=2,

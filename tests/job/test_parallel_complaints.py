@@ -397,7 +397,7 @@ RIGHT = [
     "strategy: TPU",
     "strategy: {name: TPU, tpu: local}",
     "strategy: {name: ModelParallel, layout: auto}\ncluster: 2",
-    'strategy: {name: ModelParallel, layout: {"dense.*/kernel": [null, model], b: [batch]}}\ncluster: {devices_per_worker: 3}',
+    'strategy: {name: ModelParallel, layout: {"dense.*/kernel": [null, model], b: [model]}}\ncluster: {devices_per_worker: 3}',
     "strategy: {name: Hybrid, mesh: {batch: 2, model: 2}}\ncluster: {workers: 2, devices_per_worker: 2}",
     "strategy: {name: ParameterAveraging, sync_every: 4, outer_momentum: 0.5, accumulate: 2}\ncluster: 2",
     "strategy: {name: ParameterServer, placement: by_size}\ncluster: {ps: 2, evaluators: 1}",
@@ -450,4 +450,4 @@ def test_replicas_are_what_shares_the_batch() -> None:
 
     assert [replicas(text) for text in RIGHT[2:6]] == [1, 1, 2, 2]
     assert parse_job(RIGHT[4], "job.yaml").strategy.mesh == MeshSpec(2, 2)
-    assert parse_job(RIGHT[3], "job.yaml").strategy.layout == {"dense.*/kernel": (None, "model"), "b": ("batch",)}
+    assert parse_job(RIGHT[3], "job.yaml").strategy.layout == {"dense.*/kernel": (None, "model"), "b": ("model",)}

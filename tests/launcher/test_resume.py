@@ -40,7 +40,7 @@ def judged(new: JobSpec, checkpoint: Checkpoint | None, old: JobSpec | None = No
         {},
         {"training": {"epochs": 7}},
         {"training": {"callbacks": ["TerminateOnNaN"]}},
-        {"training": {"validation": 2, "cache": True, "prefetch": 3, "steps_per_call": 5}},
+        {"training": {"validation": 2, "cache": True, "steps_per_call": 5}},
         {"training": {"steps_per_epoch": 100}},  # as it was, in other words
         {"env": {"A": "b"}, "checkpoint": {"every_steps": 3}, "restart": False, "warm": False},
         {"cluster": {"start_timeout_s": 7, "hosts": ["local:1"]}},

@@ -13,6 +13,8 @@ import pytest
 from documented_events import undocumented
 from process_table import MARK, marked
 
+from distrain.wire import SCRATCH
+
 pytestmark = [pytest.mark.tensorflow, pytest.mark.processes, pytest.mark.timeout(400)]
 
 EXAMPLES = """\
@@ -56,6 +58,7 @@ def test_one_trains_another_evaluates_and_others_prepare_the_examples(tmp_path: 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert marked(mark) == []
     (rundir,) = (tmp_path / "runs").iterdir()
+    assert not (rundir / SCRATCH).exists(), "the dispatcher's journal is gone"
     summary = json.loads((rundir / "summary.json").read_text())
     assert (summary["state"], summary["steps"], summary["restarts"]) == ("succeeded", 16, 0)
     events = [json.loads(line) for line in (rundir / "events.jsonl").read_text().splitlines()]

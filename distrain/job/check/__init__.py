@@ -5,7 +5,7 @@ Pure rules over a JobSpec, a file for each topic. `load` runs them and finds the
 
 from __future__ import annotations
 
-from distrain.job.check import cluster, dataset, faults, strategy, training
+from distrain.job.check import cluster, dataset, faults, step, strategy, training
 from distrain.job.check.rule import Rule
 from distrain.job.spec import JobSpec
 
@@ -15,5 +15,12 @@ def rules_for(job: JobSpec) -> tuple[Rule, ...]:
     of_all = (*cluster.RULES, *faults.RULES)
     if job.program is not None:
         return of_all
-    of_training = (cluster.TRAINING_RULES, strategy.RULES, dataset.RULES, training.RULES, faults.TRAINING_RULES)
+    of_training = (
+        cluster.TRAINING_RULES,
+        strategy.RULES,
+        step.RULES,
+        dataset.RULES,
+        training.RULES,
+        faults.TRAINING_RULES,
+    )
     return (*(rule for rules in of_training for rule in rules), *of_all)

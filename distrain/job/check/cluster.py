@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distrain.job.check.dataset import lacks_validation
 from distrain.job.check.rule import Rule, Sentence
 from distrain.job.cluster import LOCAL, Role, chief_of, place, short_of_ports, shortage, without_slot
 from distrain.job.spec import JobSpec
@@ -83,11 +84,28 @@ def _evaluator_without_checkpoints(job: JobSpec) -> Sentence:
 
 
 def _evaluator_without_validation(job: JobSpec) -> Sentence:
-    if job.cluster.evaluators == 0 or job.training.validation > 0:
+    if job.cluster.evaluators == 0:
         return None
+    if job.training.validation == 0:
+        return (
+            "cluster.evaluators is 1, and training.validation is false: an evaluator does nothing but validate",
+            "remove one of the two",
+        )
+    if lacks_validation(job):
+        return (
+            f"cluster.evaluators is 1, and dataset {job.dataset.name} has no examples for validation",
+            "give dataset.args validation_split or validation_path, or remove cluster.evaluators",
+        )
+    return None
+
+
+def _evaluator_by_epochs(job: JobSpec) -> Sentence:
+    if job.cluster.evaluators == 0 or job.training.validation < 2:
+        return None
+    every = job.training.validation
     return (
-        "cluster.evaluators is 1, and training.validation is false: an evaluator does nothing but validate",
-        "remove one of the two",
+        f"training.validation is {every}, and the evaluator evaluates each checkpoint, whatever its epoch",
+        f"remove training.validation, and give checkpoint.every_epochs {every}",
     )
 
 
@@ -128,6 +146,7 @@ TRAINING_RULES = (
     Rule(("cluster.chief", "strategy.name"), _chief),
     Rule(("cluster.evaluators",), _evaluators),
     Rule(("cluster.evaluators", "checkpoint"), _evaluator_without_checkpoints),
-    Rule(("cluster.evaluators", "training.validation"), _evaluator_without_validation),
+    Rule(("cluster.evaluators", "training.validation", "dataset"), _evaluator_without_validation),
+    Rule(("training.validation", "cluster.evaluators"), _evaluator_by_epochs),
     Rule(("cluster.evaluators", "cluster.hosts", "checkpoint", "strategy.name"), _evaluator_elsewhere),
 )

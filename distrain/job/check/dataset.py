@@ -10,6 +10,8 @@ from distrain.job.spec import SHARDED, TFDS, JobSpec
 
 IN_MEMORY = ("digits", "mnist", "fashion_mnist", "npz", "csv")
 """Every worker holds all of them in its memory."""
+_IN_FILES = ("tfrecord", "image_folder")
+"""Streams whose files distrain knows, as it knows them of no other."""
 _WITHOUT_ARGUMENTS = ("digits", "mnist", "fashion_mnist", "npz")
 _READ_FROM: Mapping[str, str] = {
     "npz": "the .npz file to read",
@@ -17,6 +19,24 @@ _READ_FROM: Mapping[str, str] = {
     "tfrecord": "the file, folder or pattern to read",
     "image_folder": "the folder that has a folder for each class",
 }
+
+
+def lacks_validation(job: JobSpec) -> bool:
+    """Whether the dataset is sure to have no examples for validation. An image_folder may have a folder of them, and
+    what others hold is known where they are.
+    """
+    return job.dataset.name in ("csv", "tfrecord") and not job.dataset.args.keys() & {
+        "validation_split",
+        "validation_path",
+    }
+
+
+def _in_memory(job: JobSpec) -> str:
+    return f"dataset {job.dataset.name} is held in memory by every worker"
+
+
+def _of_a_function(name: str) -> bool:
+    return ":" in name and not name.startswith(TFDS)
 
 
 def _without_path(job: JobSpec) -> Sentence:
@@ -86,28 +106,102 @@ def _columns(job: JobSpec) -> Sentence:
     return None
 
 
-def _files_to_share(job: JobSpec) -> Sentence:
-    if job.dataset.shard != "files":
+def _shares(job: JobSpec) -> Sentence:
+    shard, name = job.dataset.shard, job.dataset.name
+    if shard == "auto":
         return None
-    name = job.dataset.name
-    if name in IN_MEMORY:
-        return (
-            f"dataset {name} is held in memory by every worker, and has no files to share out",
-            "remove dataset.shard",
-        )
-    if ":" in name:
-        return f"dataset.shard is files, and those behind {name} are not known to distrain", "choose shard: examples"
     if job.strategy.name == "ParameterServer":
         return (
-            "dataset.shard is files, and ParameterServer's workers draw from all examples, each in an order of its own",
+            f"dataset.shard is {shard}, and ParameterServer's workers take whole batches, each out of all examples",
             "remove dataset.shard",
         )
+    if job.strategy.name in SHARDED and job.replicas == 1:
+        return (
+            f"dataset.shard is {shard}, and under strategy {job.strategy.name} all devices compute the same examples: "
+            "every worker reads all of them",
+            "remove dataset.shard",
+        )
+    if shard == "examples":
+        return _dealt_out(job)
+    if name in IN_MEMORY:
+        return f"{_in_memory(job)}, and has no files to share out", "remove dataset.shard"
+    if name not in _IN_FILES:
+        return f"dataset.shard is files, and those behind {name} are not known to distrain", "choose shard: examples"
     if job.cluster.data_workers > 0:
         return (
             "dataset.shard is files, and the data workers share out the files among themselves",
             "remove dataset.shard, or cluster.data_workers",
         )
     return None
+
+
+def _dealt_out(job: JobSpec) -> Sentence:
+    """The service knows no shares where batches go to whoever asks first."""
+    if job.cluster.data_workers == 0 or job.dataset.deterministic:
+        return None
+    return (
+        "dataset.shard is examples, and with dataset.deterministic false the data workers are dealt files, and whoever "
+        "asks first gets a batch",
+        "remove dataset.shard, or dataset.deterministic",
+    )
+
+
+def _reads(job: JobSpec) -> Sentence:
+    """Of records alone there are many in a file; an image is read when it is decoded."""
+    name, given = job.dataset.name, f"dataset.parallel_reads is {job.dataset.parallel_reads},"
+    if job.dataset.parallel_reads is None or name == "tfrecord":
+        return None
+    if name == "image_folder":
+        return (
+            f"{given} and dataset image_folder reads an image when it decodes it",
+            "remove it, or give dataset.parallel_calls",
+        )
+    if name in IN_MEMORY:
+        return f"{given} and {_in_memory(job)}", "remove it"
+    if name.startswith(TFDS):
+        return f"{given} and tensorflow_datasets reads its files in its own way", "remove it"
+    return (
+        f"{given} and {name} reads what it reads by itself",
+        "remove it, and say so in the function, as in interleave(..., num_parallel_calls=4)",
+    )
+
+
+def _calls(job: JobSpec) -> Sentence:
+    name, given = job.dataset.name, f"dataset.parallel_calls is {job.dataset.parallel_calls},"
+    if job.dataset.parallel_calls is None:
+        return None
+    if name in IN_MEMORY:
+        return f"{given} and {_in_memory(job)}: nothing is decoded", "remove it"
+    if _of_a_function(name):
+        return (
+            f"{given} and {name} decodes what it decodes by itself",
+            "remove it, and say so in the function, as in map(..., num_parallel_calls=4)",
+        )
+    return None
+
+
+def _ahead(job: JobSpec) -> Sentence:
+    if job.training.prefetch is None or job.dataset.name not in IN_MEMORY:
+        return None
+    return (
+        f"training.prefetch is {job.training.prefetch}, and {_in_memory(job)}: a step takes its batch from there, and "
+        "none is prepared ahead",
+        "remove training.prefetch",
+    )
+
+
+def _same_examples_for_all(job: JobSpec) -> Sentence:
+    """Each worker of a ParameterServer job reads a stream from its beginning, at its own pace."""
+    if job.training.shuffle or job.strategy.name != "ParameterServer" or job.cluster.workers == 1:
+        return None
+    name = job.dataset.name
+    if name in IN_MEMORY or _of_a_function(name):
+        return None  # steps in memory are numbered; what a function gives is known where it runs
+    return (
+        f"training.shuffle is false, and ParameterServer's workers read dataset {name} each from its beginning: all "
+        "would train on the same examples",
+        "remove training.shuffle, or choose strategy MultiWorkerMirrored",
+    )
 
 
 def _nothing_to_prepare(job: JobSpec) -> Sentence:
@@ -131,6 +225,11 @@ def _nothing_to_prepare(job: JobSpec) -> Sentence:
 def _order(job: JobSpec) -> Sentence:
     if job.dataset.deterministic:
         return None
+    if job.dataset.name in IN_MEMORY:
+        return (
+            f"dataset.deterministic is false, and {_in_memory(job)}: the order of its examples costs nothing",
+            "remove dataset.deterministic",
+        )
     if job.training.deterministic:
         return (
             "dataset.deterministic is false, and training.deterministic asks for the same result every time",
@@ -152,9 +251,27 @@ RULES = (
     Rule(("dataset.args", "dataset.name"), _two_validations),
     Rule(("dataset.args", "dataset.name"), _features),
     Rule(("dataset.args", "dataset.name"), _columns),
-    Rule(("dataset.shard", "dataset.name", "strategy.name", "cluster.data_workers"), _files_to_share),
+    Rule(
+        ("dataset.shard", "dataset.name", "dataset.deterministic", "strategy", "cluster.data_workers"),
+        _shares,
+    ),
+    Rule(("dataset.parallel_reads", "dataset.name"), _reads),
+    Rule(("dataset.parallel_calls", "dataset.name"), _calls),
+    Rule(("training.prefetch", "dataset.name"), _ahead),
+    Rule(
+        ("training.shuffle", "dataset.name", "strategy.name", "cluster.workers", "cluster.hosts"),
+        _same_examples_for_all,
+    ),
     Rule(("cluster.data_workers", "dataset.name", "strategy.name", "training.cache"), _nothing_to_prepare),
     Rule(
-        ("dataset.deterministic", "training.deterministic", "strategy.name", "cluster.workers", "cluster.hosts"), _order
+        (
+            "dataset.deterministic",
+            "dataset.name",
+            "training.deterministic",
+            "strategy.name",
+            "cluster.workers",
+            "cluster.hosts",
+        ),
+        _order,
     ),
 )

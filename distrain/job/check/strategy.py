@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from distrain.job.check.rule import Rule, Sentence, counted
-from distrain.job.cluster import divides
+from distrain.job.cluster import divides, in_cluster, place, without_slot
+from distrain.job.file.kinds import quoted
 from distrain.job.spec import SHARDED, JobSpec, StrategySpec
 
 _SUMMING = ("Mirrored", "MultiWorkerMirrored")
@@ -89,7 +90,7 @@ def _one_process(job: JobSpec) -> Sentence:
 
 def _one_device(job: JobSpec) -> Sentence:
     devices = job.cluster.devices_per_worker
-    if devices == 1 or job.strategy.name not in ("OneDevice", "ParameterServer", "TPU"):
+    if devices == 1 or job.strategy.name not in ("OneDevice", "ParameterServer", "ParameterAveraging", "TPU"):
         return None
     problem = f"cluster.devices_per_worker is {devices}, and strategy {job.strategy.name} uses one device per worker"
     if job.strategy.name == "TPU":
@@ -153,12 +154,47 @@ def _rows(job: JobSpec) -> Sentence:
     )
 
 
-def _xla(job: JobSpec) -> Sentence:
-    if not job.training.jit_compile or job.strategy.name not in SHARDED:
+def _one_row(job: JobSpec) -> Sentence:
+    if job.strategy.name != "ModelParallel" or job.strategy.layout is None:
+        return None
+    over_rows = next((name for name, axes in job.strategy.layout.items() if "batch" in axes), None)
+    if over_rows is None:
         return None
     return (
-        f"training.jit_compile is true, and strategy {job.strategy.name} has DTensor make the step, not XLA",
-        "remove training.jit_compile",
+        f"strategy.layout divides {quoted(over_rows)} over batch, and ModelParallel's mesh has no dimension but model",
+        "write model, or choose strategy Hybrid",
+        "strategy.layout",
+    )
+
+
+def _packs(job: JobSpec) -> Sentence:
+    """Which way sums go is said by TensorFlow's words for it; shared memory has none, and packs nothing."""
+    spec = job.strategy
+    if spec.pack_bytes is None or spec.implementation != "auto" or spec.name != "MultiWorkerMirrored":
+        return None
+    if job.cluster.workers == 1 or without_slot(job):
+        return None
+    if len({placement.host for placement in place(job) if in_cluster(placement.task)}) > 1:
+        return None
+    return (
+        f"strategy.pack_bytes is {spec.pack_bytes}, and with strategy.implementation auto workers on one host without "
+        "GPUs sum through shared memory, where nothing is packed",
+        "set strategy.implementation to ring or nccl, or remove strategy.pack_bytes",
+    )
+
+
+def _rounds(job: JobSpec) -> Sentence:
+    steps, round_steps = job.training.steps_per_call, job.strategy.sync_every
+    if job.strategy.name != "ParameterAveraging" or job.cluster.workers == 1 or steps is None:
+        return None
+    if steps % round_steps == 0:
+        return None
+    below = steps - steps % round_steps
+    choices = f"{below} or {below + round_steps}" if below else str(round_steps)
+    return (
+        f"training.steps_per_call is {steps}, and under ParameterAveraging a call is of whole rounds of "
+        f"{counted(round_steps, 'step')} (strategy.sync_every)",
+        f"the nearest that is: {choices}",
     )
 
 
@@ -187,40 +223,6 @@ def _parts(job: JobSpec) -> Sentence:
     )
 
 
-def _parts_of_a_sum(job: JobSpec) -> Sentence:
-    sums = [loss for loss in job.training.losses if loss.args.get("reduction") in ("sum", "none")]
-    if job.strategy.accumulate == 1 or not sums:
-        return None
-    return (
-        f"strategy.accumulate is {job.strategy.accumulate}, and the loss {sums[0].name} has the reduction "
-        f"{sums[0].args['reduction']}: parts of a batch need one that is a mean over the examples",
-        "remove the reduction, or strategy.accumulate",
-    )
-
-
-def _accumulated_twice(job: JobSpec) -> Sentence:
-    if "gradient_accumulation_steps" not in job.training.optimizer.args:
-        return None
-    where = "training.optimizer.gradient_accumulation_steps"
-    if job.strategy.name == "ParameterServer":
-        return (
-            "gradient_accumulation_steps adds up the gradients of steps that follow each other, and ParameterServer's "
-            "workers take steps side by side",
-            "choose MultiWorkerMirrored, or raise dataset.batch_size",
-            where,
-        )
-    return None
-
-
-def _deterministic(job: JobSpec) -> Sentence:
-    if not job.training.deterministic or job.strategy.name != "ParameterServer":
-        return None
-    return (
-        "training.deterministic is true, and ParameterServer's workers update the weights in no fixed order",
-        "choose MultiWorkerMirrored, or remove training.deterministic",
-    )
-
-
 def _keras_backend(job: JobSpec) -> Sentence:
     if "KERAS_BACKEND" not in job.env:
         return None
@@ -245,9 +247,13 @@ RULES = (
     Rule(("dataset.batch_size", "strategy.mesh", *_SHARES), _batch_over_replicas),
     Rule(("strategy.accumulate", "dataset.batch_size", "strategy.mesh", *_SHARES), _parts),
     Rule(("strategy.mesh", *_SHARES), _rows),
-    Rule(("training.jit_compile", "strategy.name"), _xla),
-    Rule(("strategy.accumulate", "training.loss"), _parts_of_a_sum),
-    Rule(("training.deterministic", "strategy.name"), _deterministic),
-    Rule(("training.optimizer", "strategy.name"), _accumulated_twice),
+    Rule(("strategy.layout", "strategy.name"), _one_row),
+    Rule(
+        ("strategy.pack_bytes", "strategy.implementation", "strategy.name", "cluster.workers", "cluster.hosts"), _packs
+    ),
+    Rule(
+        ("training.steps_per_call", "strategy.sync_every", "strategy.name", "cluster.workers", "cluster.hosts"),
+        _rounds,
+    ),
     Rule(("env",), _keras_backend),
 )

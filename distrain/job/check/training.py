@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from distrain.job.check.dataset import lacks_validation
 from distrain.job.check.rule import Rule, Sentence
 from distrain.job.file.keras_names import LOSSES, logged_name
 from distrain.job.file.kinds import listed, quoted, suggestion
@@ -30,19 +31,71 @@ def _watched(job: JobSpec) -> Sentence:
         if known and re.sub(r"_[0-9]+$", "", watched) not in known and watched not in known:
             problem = f"callback {callback.name} watches {quoted(watched)}, which no log of this job holds"
             return (problem, suggestion(watched, known, f"choose one of {listed(known)}"), *places)
-        if not watched.startswith("val_"):
-            continue
-        if job.training.validation == 0:
+        if watched.startswith("val_") and (why := _never_validates(job)):
+            reason, way_out = why
             return (
-                f"callback {callback.name} watches {watched}, and training.validation is false",
-                "set its monitor to a training metric such as loss, or set training.validation to true",
+                f"callback {callback.name} watches {watched}, and {reason}",
+                f"set its monitor to a training metric such as loss, or {way_out}",
                 *places,
             )
-        if job.cluster.evaluators > 0:
+    return None
+
+
+def _never_validates(job: JobSpec) -> tuple[str, str] | None:
+    """Why nobody who trains does, and what to do about it; None: somebody does, as far as is known."""
+    if job.training.validation == 0:
+        return "training.validation is false", "set training.validation to true"
+    if job.cluster.evaluators > 0:
+        return "beside an evaluator nobody who trains validates", "remove cluster.evaluators"
+    if lacks_validation(job):
+        return (
+            f"dataset {job.dataset.name} has no examples for validation",
+            "give dataset.args validation_split or validation_path",
+        )
+    return None
+
+
+def _nothing_to_validate(job: JobSpec) -> Sentence:
+    """Every epoch is what a job says that says nothing."""
+    if job.training.validation < 2 or not lacks_validation(job):
+        return None
+    return (
+        f"training.validation is {job.training.validation}, and dataset {job.dataset.name} has no examples for it",
+        "give dataset.args validation_split or validation_path, or remove training.validation",
+    )
+
+
+def _no_best(job: JobSpec) -> Sentence:
+    """One is what a job keeps that says nothing."""
+    if job.checkpoint is None or job.checkpoint.keep_best < 2 or (why := _never_validates(job)) is None:
+        return None
+    reason, way_out = why
+    return (
+        f"checkpoint.keep_best is {job.checkpoint.keep_best}, of those with the smallest validation loss, and {reason}",
+        f"remove checkpoint.keep_best, or {way_out}",
+        "checkpoint.keep_best",
+    )
+
+
+def _swapped(job: JobSpec) -> Sentence:
+    for index, callback in enumerate(job.training.callbacks):
+        if callback.name != "SwapEMAWeights":
+            continue
+        place = f"training.callbacks.{index}"
+        optimizer = job.training.optimizer
+        if ":" not in optimizer.name and not optimizer.args.get("use_ema"):
             return (
-                f"callback {callback.name} watches {watched}, and beside an evaluator nobody who trains validates",
-                "set its monitor to a training metric such as loss, or remove cluster.evaluators",
-                *places,
+                f"callback SwapEMAWeights swaps weights for their averages, and the optimizer {optimizer.name} keeps "
+                "none",
+                "give the optimizer use_ema: true, or remove the callback",
+                place,
+            )
+        if not callback.args.get("swap_on_epoch") and (why := _never_validates(job)):
+            reason, way_out = why
+            return (
+                f"callback SwapEMAWeights swaps weights for the time of validation, and {reason}",
+                f"give it swap_on_epoch: true, or {way_out}",
+                place,
             )
     return None
 
@@ -108,9 +161,15 @@ RULES = (
             "training.metrics",
             "training.loss",
             "cluster.evaluators",
+            "dataset",
             "model",
         ),
         _watched,
+    ),
+    Rule(("training.validation", "dataset"), _nothing_to_validate),
+    Rule(("checkpoint", "training.validation", "cluster.evaluators", "dataset"), _no_best),
+    Rule(
+        ("training.callbacks", "training.optimizer", "training.validation", "cluster.evaluators", "dataset"), _swapped
     ),
     Rule(("training.loss", "dataset.name"), _one_hot_loss),
     Rule(("training.callbacks", "training.warmup_steps", "training.optimizer"), _two_learning_rates),

@@ -155,7 +155,12 @@ BUILT_IN_DATASETS: Mapping[str, Mapping[str, Kind]] = {
         **_VALIDATION,
     },
     "image_folder": {"image_size": _Sizes(("height", "width")), "channels": _Channels(), **_VALIDATION},
-    TFDS: {"split": Text(), "validation": Text(), "download": Boolean()},
+    TFDS: {
+        "split": Text(),
+        "validation": Text(),
+        "image_size": _Sizes(("height", "width")),
+        "download": Boolean(),
+    },
 }
 """The datasets that take arguments, and the kind of each of those."""
 _NEEDED: Mapping[str, tuple[str, ...]] = {

@@ -64,9 +64,11 @@ def measure(events: Iterable[Event], warm_up_steps: int) -> Measurement:
             case "progress" | "metrics" if event.task == chief and data.get("split") != "validation":
                 reached.append((event.time, data["step"]))
     counted = [point for point in reached if point[1] >= warm_up_steps]
-    if len(counted) < 2 or counted[-1][0] <= counted[0][0]:
+    if not counted:
         raise TooShort
     (began, first), (ended, last) = counted[0], counted[-1]
+    if ended <= began or last <= first:
+        raise TooShort
     return Measurement(
         examples_per_s=(last - first) * batch_size / (ended - began),
         sent_bytes_per_step=_sent_per_step(tasks.values(), reached),

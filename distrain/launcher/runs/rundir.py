@@ -13,6 +13,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from distrain.errors import DistrainError, UsageError
+from distrain.wire import SCRATCH
 
 FORMAT = 1
 """The number in every JSON file. It changes when a reader of the old one would be misled."""
@@ -172,6 +174,10 @@ class RunDir:
             for part in folder.split("/"):
                 made /= part
                 made.mkdir(mode=0o700, exist_ok=True)
+
+    def clear_scratch(self) -> None:
+        """Remove what tasks on this machine kept for each other, once none of them is left."""
+        shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
 
     def write_job(self, text: str) -> None:
         """Raises DistrainError, as the two below, when the file cannot be written; then the old one still stands."""

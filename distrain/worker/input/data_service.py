@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from distrain.wire import SCRATCH
 from distrain.worker.assignment import Assignment
 from distrain.worker.refusal import Refusal
 from distrain.worker.runtime import configure
@@ -60,8 +60,8 @@ def serve(assignment: Assignment, events: Events, vitals: Vitals) -> None:
 
 @contextlib.contextmanager
 def _dispatcher(assignment: Assignment) -> Iterator[Any]:
-    # Its journal lets one that is started again know what it dealt out. Hidden names stay on the host.
-    journal = assignment.run_dir / f".data-service-{assignment.attempt}"
+    # Its journal lets one that is started again know what it dealt out, and be it after SIGTERM.
+    journal = assignment.run_dir / SCRATCH / f"data-service-{assignment.attempt}"
     journal.mkdir(mode=0o700, parents=True, exist_ok=True)
     server = _service.DispatchServer(  # which ends when nobody holds it any more
         _service.DispatcherConfig(
@@ -72,7 +72,6 @@ def _dispatcher(assignment: Assignment) -> Iterator[Any]:
         )
     )
     yield server
-    shutil.rmtree(journal, ignore_errors=True)
 
 
 @contextlib.contextmanager

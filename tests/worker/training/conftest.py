@@ -168,10 +168,10 @@ class Cluster:
         role = task.name.partition(":")[0]
         return role in ("ps", "dispatcher", "data") or (role == "worker" and "chief:0" in self.tasks)
 
-    def again(self, name: str) -> None:
-        """Kill a task, if it has been started, and start it at its address."""
+    def again(self, name: str, number: int = signal.SIGKILL) -> None:
+        """End a task by that signal, if it has been started, and start it at its address."""
         if name in self.tasks:
-            self.tasks[name].kill()
+            self.tasks[name].kill(number)
             wait_until(lambda: self.tasks[name].poll() is not None, 20, self)
         self.tasks[name] = self.starts[name]()
 

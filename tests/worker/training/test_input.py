@@ -278,15 +278,16 @@ def test_by_files_a_run_that_goes_on_in_an_epoch_is_one_that_did_not_stop(
     assert again.chief.losses() == pytest.approx(whole[14:], rel=1e-5)
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_a_data_worker_that_is_killed_and_started_again_changes_nothing(
-    start: Any, make_job: Any, records: Path
+    number: int, start: Any, make_job: Any, records: Path
 ) -> None:
     expected = trained(start, make_job, of_records(records), **ONE_EPOCH).chief.losses()
     run = start(thirty_steps(make_job, of_records(records), data_workers=2, callbacks=SLOWLY, **ONE_EPOCH))
     for task, after in (("data:1", 4), ("dispatcher:0", 14)):
         wait_until(lambda after=after: len(run.chief.losses()) >= after or run.chief.poll() is not None, 90, run)
         assert run.chief.poll() is None, run.report()
-        run.again(task)
+        run.again(task, number)
     run.succeed()
     assert run.chief.losses() == pytest.approx(expected, rel=1e-5)
 
@@ -383,7 +384,6 @@ def test_servers_of_an_input_cluster_end_at_a_signal(start: Any, make_job: Any, 
         wait_until(lambda task=task: task.poll() is not None, 30, run)
         assert task.status == -signal.SIGTERM
         assert time.monotonic() - asked_at < 3
-    assert not list(run.run_dir.glob(".data-service*")), "the journal is gone"
 
 
 @pytest.mark.parametrize(
