@@ -173,6 +173,10 @@ STEPS = [
         "1:69: the optimizer's loss_scale_factor is 1024, and with training.precision mixed_float16 the loss is scaled by what Keras finds out; remove loss_scale_factor, or choose mixed_bfloat16",
     ),
     (
+        SERVERS + "training: {precision: mixed_float16}",
+        "3:23: training.precision is mixed_float16, whose scale of the loss ParameterServer's workers would change under each other's steps; choose mixed_bfloat16, which needs no scale, or strategy MultiWorkerMirrored",
+    ),
+    (
         SERVERS + "training: {jit_compile: true}",
         "3:25: training.jit_compile is true, and ParameterServer's weights live on its servers, out of reach of a step that XLA compiles; remove training.jit_compile",
     ),

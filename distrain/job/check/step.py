@@ -167,6 +167,16 @@ def _scaled_twice(job: JobSpec) -> Sentence:
     )
 
 
+def _scaled_by_many(job: JobSpec) -> Sentence:
+    if job.training.precision != "mixed_float16" or job.strategy.name != "ParameterServer" or job.cluster.workers == 1:
+        return None
+    return (
+        "training.precision is mixed_float16, whose scale of the loss ParameterServer's workers would change under each "
+        "other's steps",
+        "choose mixed_bfloat16, which needs no scale, or strategy MultiWorkerMirrored",
+    )
+
+
 def _xla(job: JobSpec) -> Sentence:
     name = job.strategy.name
     if not job.training.jit_compile:
@@ -211,6 +221,7 @@ RULES = (
     Rule(("training.optimizer",), _averages_unused),
     Rule(("training.optimizer", "strategy.name", "cluster.workers", "cluster.hosts"), _overwritten),
     Rule(("training.optimizer", "training.precision"), _scaled_twice),
+    Rule(("training.precision", "strategy.name", "cluster.workers", "cluster.hosts"), _scaled_by_many),
     Rule(("training.jit_compile", "strategy.name"), _xla),
     Rule(("training.deterministic", "strategy.name"), _deterministic),
 )

@@ -26,6 +26,15 @@ IN_A_ROW = 16
 """Records that are taken of a file before it is the next one's turn."""
 
 
+_OF_STREAMS = (
+    ("prefetch", None, "training.prefetch"),
+    ("parallel_reads", None, "dataset.parallel_reads"),
+    ("parallel_calls", None, "dataset.parallel_calls"),
+    ("deterministic", True, "dataset.deterministic"),
+)
+"""What would mean nothing to arrays in memory: each key, its value where it is not given, and its name in the job."""
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """How a stream is read. `cache`: keep its examples in memory after the first pass; `prefetch`: batches ahead.
@@ -80,7 +89,13 @@ class Pipeline:
                 )
             if self.shard == "files":
                 raise Refusal("the dataset is held in memory by every worker: leave dataset.shard out")
-        elif self.shard == "files":
+            for key, usual, path in _OF_STREAMS:
+                if getattr(self, key) != usual:
+                    raise Refusal(f"the dataset is held in memory by every worker: leave {path} out")
+            return
+        if self.parallel_calls is not None and examples.decode is None:
+            raise Refusal("distrain decodes nothing of the dataset: leave dataset.parallel_calls out")
+        if self.shard == "files":
             if not isinstance(examples.source, Files):
                 raise Refusal("distrain does not know the files behind the dataset: choose dataset.shard: examples")
             if (files := len(examples.source.paths)) < workers:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.config import is_op_determinism_enabled
 
-from distrain.worker.model import adam, ema, masks
+from distrain.worker.model import adam, ema, shares
 from distrain.worker.model.class_weights import ClassWeights
 from distrain.worker.model.keras_parts import has_own_train_step, inner_optimizer
 from distrain.worker.refusal import Refusal
@@ -46,7 +46,8 @@ class TrainStep:
     loss per step is then its running metric.
 
     Raises:
-        Refusal: `accumulate` cannot be right with this model's train_step or loss; class weights not with its labels.
+        Refusal: `accumulate` cannot be right with this model's train_step or loss, `jit_compile` not with a train_step of
+            its own, class weights not with its labels.
     """
 
     def __init__(
@@ -67,6 +68,11 @@ class TrainStep:
         self._forward_backward: Callable[..., Any] = self._gradients
         if accumulate > 1:
             _check_parts(model)
+        if self._own_step and jit_compile:
+            raise Refusal(
+                "the model has a train_step of its own, which training.jit_compile does not reach: leave train_step to "
+                "Keras, or jit_compile out"
+            )
         if jit_compile:
             self._forward_backward = tf.function(self._gradients, jit_compile=True, autograph=False)
         if not self._own_step:
@@ -106,7 +112,7 @@ class TrainStep:
             model.optimizer.apply(gradients, [variable for _, variable in pairs])
         return loss, summing_s, state
 
-    def _over_what_is_left(self, loss: tf.Tensor, masked: Sequence[masks.Masked]) -> tf.Tensor:
+    def _over_what_is_left(self, loss: tf.Tensor, masked: Sequence[shares.Masked]) -> tf.Tensor:
         """
         Raises:
             Refusal: the replicas cannot sum up in the middle of a step.
@@ -119,7 +125,7 @@ class TrainStep:
                 f"the model masks a part of its output, and with {hindrance} the loss over what is left would not be "
                 f"that of the whole batch: leave {hindrance} out, or the mask"
             )
-        return loss if _replicas() == 1 else masks.over_all_replicas(loss, masked, all_reduced)
+        return loss if _replicas() == 1 else shares.over_all_replicas(loss, masked, all_reduced)
 
     def _sums(self, gradients: Sequence[Any]) -> tuple[Sequence[Any], tf.Tensor]:
         """Gradients summed over all replicas, and how many seconds that took."""
@@ -173,7 +179,7 @@ class TrainStep:
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
             # Several outputs have a metric each, which their losses go into.
-            with _with_losses(model), _counting(metrics, state) as counted_state, masks.found() as masked:
+            with _with_losses(model), _counting(metrics, state) as counted_state, shares.of_this_replica() as masked:
                 # Keras divides by the number of replicas here, losses of the layers included.
                 loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True)
             if masked:

@@ -35,8 +35,10 @@ def open_strategy(assignment: Assignment, events: Events) -> Synchronous:
     (device,) = local_devices(1)
     alone = tf.distribute.OneDeviceStrategy
     share = Share(first=assignment.index, count=1, replicas=assignment.workers)
-    if assignment.workers == 1:
+    if assignment.workers == 1 and not spec["outer_momentum"]:
         return Synchronous(alone(device), share, spec=spec)
+    if assignment.workers == 1:
+        return ParameterAveraging(alone(device), alone(device), share, all_reduced, spec)
     cluster, neighbours = join(assignment, communication.options(assignment))
     return ParameterAveraging(alone(device), cluster, share, neighbours.summed if neighbours else all_reduced, spec)
 

@@ -195,6 +195,11 @@ class ParameterServer:
                 "the workers of a ParameterServer job draw from all examples, each for itself: leave "
                 "cluster.data_workers and dataset.shard out, or use another strategy"
             )
+        if isinstance(examples, Stream) and not plan.order.shuffle and self._workers > 1:
+            raise Refusal(
+                "training.shuffle is false, and each worker of a ParameterServer job would take the same examples of a "
+                "stream in the same order: leave it out, or use another strategy"
+            )
         if isinstance(examples, InMemory):
             arrays = resident(examples)  # captured, and so sent to each worker once; a constant could not exceed 2 GB
 

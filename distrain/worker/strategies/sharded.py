@@ -154,6 +154,7 @@ class Sharded:
                 return
 
     def evaluate(self) -> Mapping[str, Any]:
+        self._shards.push(self._variables)  # a callback may have changed them: some validate with other weights
         self._reset()
         for batch in self._validation():
             self._test(batch)

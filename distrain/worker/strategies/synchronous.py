@@ -55,7 +55,7 @@ class Synchronous:
         self._strategy = strategy
         self._share = share
         self._summed_gradients = summed
-        self._spec = {"accumulate": 1, "compression": "none", **(spec or {})}
+        self._spec = {"accumulate": 1, "compression": "none", "pack_bytes": None, **(spec or {})}
         self._round_steps = round_steps
         self.replicas = share.replicas
         self.variables: Sequence[keras.Variable] = ()
@@ -97,11 +97,14 @@ class Synchronous:
                 f"a replica's share of a batch is {share} examples, which strategy.accumulate cannot cut into {parts} "
                 f"parts: set it to {share} or less, or make dataset.batch_size larger"
             )
-        if has_own_train_step(plan.model) and self.replicas > 1 and self._spec["compression"] != "none":
-            raise Refusal(
-                "the model has a train_step of its own, which sums up its gradients by itself, out of reach of "
-                "strategy.compression: leave train_step to Keras, or set compression to none"
-            )
+        if not has_own_train_step(plan.model) or self.replicas == 1:
+            return
+        for key, usual in (("compression", "none"), ("pack_bytes", None)):
+            if self._spec[key] != usual:
+                raise Refusal(
+                    "the model has a train_step of its own, which sums up its gradients by itself, out of reach of "
+                    f"strategy.{key}: leave train_step to Keras, or {key} out"
+                )
 
     def _own_variables(self, model: keras.Model) -> Sequence[keras.Variable]:
         return own_statistics(model)

@@ -2,7 +2,8 @@
 
 All tasks that train call the same callbacks with the same logs, so that they decide alike; those of Keras that write
 files run on the chief alone. `on_train_batch_*` come once per call from the host, with the index of its first and of
-its last step; a callback of the user's own that has them gets them for every step, at the price of one call per step.
+its last step; a callback of the user's own that has them gets them for every step, at the price of one call per step,
+and under ParameterAveraging for every round.
 
 A callback's name, `0-EarlyStopping`, is its place among all of the job's and its class: the same in every task.
 """

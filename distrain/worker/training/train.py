@@ -100,7 +100,11 @@ def train_model(
         Preempted, NotFinite: as `Loop.run`.
     """
     training = assignment.training
-    steps_per_call = 1 if callbacks_of.wants_every_step(callbacks.values()) else training["steps_per_call"]
+    steps_per_call = training["steps_per_call"]
+    if callbacks_of.wants_every_step(callbacks.values()):
+        if steps_per_call not in (None, 1):
+            events.note("a callback is called at every step: training.steps_per_call is taken for 1", level="warning")
+        steps_per_call = 1
     pipeline = Pipeline.of(assignment)
     pipeline.check(dataset.train, assignment.workers)
     strategy.bind(

@@ -67,3 +67,14 @@ def flipping(input_shape, classes):
     return keras.Sequential(
         [layers.Input(input_shape), layers.RandomFlip("horizontal"), layers.Flatten(), layers.Dense(classes)]
     )
+
+
+class Halved(keras.callbacks.Callback):
+    """Validates with half of each weight."""
+
+    def on_test_begin(self, logs=None):
+        self.weights = self.model.get_weights()
+        self.model.set_weights([weight / 2 for weight in self.weights])
+
+    def on_test_end(self, logs=None):
+        self.model.set_weights(self.weights)

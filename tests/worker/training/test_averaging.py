@@ -80,6 +80,19 @@ def test_outer_momentum_goes_on_with_the_last_change(start: Any, make_job: Any) 
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_one_worker_keeps_what_it_needs_to_meet_others_again(start: Any, make_job: Any) -> None:
+    """An elastic job may go on alone, and later with others: the average's last change is there all the time."""
+    common = {"model": Named("user_code:network"), "dataset": DATA, "validation": 0, "outer_momentum": 0.5}
+    checkpoint = CheckpointSpec(every_epochs=1, keep=9)
+    run = start(make_job(**TWO, epochs=1, checkpoint=checkpoint, **common)).succeed()
+    for epochs, workers in ((2, 1), (3, 2)):
+        where = {"strategy": "ParameterAveraging", "workers": workers}
+        newest = max(path for path in (run.run_dir / "checkpoints").iterdir() if not path.name.startswith("."))
+        spec = make_job(**where, epochs=epochs, checkpoint=checkpoint, **common)
+        run = start(spec, after=run, resume={"path": str(newest), "skip_to": None}).succeed()
+        assert run.chief.of("done")[0]["steps"] == 10 * epochs
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.5])
 def test_a_run_that_was_killed_ends_like_one_that_was_not(momentum: float, start: Any, make_job: Any) -> None:
     """Checkpoints at every 7th step cut rounds short, in both runs alike."""

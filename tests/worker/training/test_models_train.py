@@ -173,7 +173,31 @@ def test_masked_losses_are_refused_where_they_could_not_be_right(
     assert f"with {named} the loss" in run.chief.of("failure")[0]["message"]
 
 
+def test_a_loss_that_is_one_number_for_all_examples_is_that_of_one_device(start: Any, make_job: Any) -> None:
+    keys = {"dataset": NUMBERS, "loss": Named("user_code:mean_loss"), "epochs": 3, "optimizer": SGD, "validation": 0}
+    keys = {**keys, "model": Named("mlp", {"classes": 2}), "steps_per_call": 1}
+    expected = start(make_job(**keys)).succeed().chief.losses()
+    assert expected[-1] < 0.9 * expected[0], "nothing was learnt, so equal losses would show nothing"
+    for strategy, where in TOGETHER:
+        found = start(make_job(strategy, **keys, **where)).succeed().chief.losses()
+        assert found == pytest.approx(expected, rel=1e-5), strategy
+
+
 # ---- a train_step of the user's
+
+
+@pytest.mark.parametrize(
+    ("named", "keys"),
+    [("jit_compile", {"jit_compile": True}), ("pack_bytes", {"strategy": "Mirrored", "devices": 2, "pack_bytes": 99})],
+)
+def test_a_train_step_of_ones_own_is_refused_what_does_not_reach_it(
+    named: str, keys: dict[str, Any], start: Any, make_job: Any
+) -> None:
+    run = start(make_job(model=Named("user_code:by_hand"), dataset=NUMBERS, **keys)).wait()
+    assert run.chief.status == 2, run.report()
+    message = run.chief.of("failure")[0]["message"]
+    assert message.startswith("the model has a train_step of its own")
+    assert named in message
 
 
 @pytest.mark.parametrize("model", ["by_hand", "own_step"])

@@ -127,6 +127,17 @@ def test_what_else_a_job_may_ask_for_is_as_on_one_device(
     assert last_metrics(other, "validation") == pytest.approx(last_metrics(one, "validation"), rel=1e-4)
 
 
+def test_a_callback_may_validate_with_other_weights(start: Callable[..., Any], make_job: Any) -> None:
+    callbacks = (Named("sharded_models:Halved"),)
+    common = {"dataset": DatasetSpec("user_code:arrays", batch_size=48), "epochs": 2, "optimizer": SGD}
+    plain, one, other = (
+        last_metrics(start(make_job(model=Named("mlp"), **common, **keys)).succeed().chief, "validation")
+        for keys in ({}, {"callbacks": callbacks}, {"callbacks": callbacks, **WAYS["ModelParallel-1x2"]})
+    )
+    assert other == pytest.approx(one, rel=1e-4)
+    assert other != pytest.approx(plain, rel=1e-2)
+
+
 @pytest.mark.parametrize("way", ["ModelParallel-2x1", "Hybrid-1x4"])
 def test_a_killed_training_goes_on_exactly(way: str, start: Callable[..., Any], make_job: Any) -> None:
     spec = make_job(
