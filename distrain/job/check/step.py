@@ -171,8 +171,8 @@ def _scaled_by_many(job: JobSpec) -> Sentence:
     if job.training.precision != "mixed_float16" or job.strategy.name != "ParameterServer" or job.cluster.workers == 1:
         return None
     return (
-        "training.precision is mixed_float16, whose scale of the loss ParameterServer's workers would change under each "
-        "other's steps",
+        "training.precision is mixed_float16, whose scale of the loss ParameterServer's workers would change under "
+        "each other's steps",
         "choose mixed_bfloat16, which needs no scale, or strategy MultiWorkerMirrored",
     )
 

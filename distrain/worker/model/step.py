@@ -46,8 +46,8 @@ class TrainStep:
     loss per step is then its running metric.
 
     Raises:
-        Refusal: `accumulate` cannot be right with this model's train_step or loss, `jit_compile` not with a train_step of
-            its own, class weights not with its labels.
+        Refusal: `accumulate` cannot be right with this model's train_step or loss, `jit_compile` not with a train_step
+            of its own, class weights not with its labels.
     """
 
     def __init__(
