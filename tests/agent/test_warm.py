@@ -27,7 +27,7 @@ class WarmHost:
 
     def __init__(self, open_host: Callable[..., Host], package: Path, folder: Path) -> None:
         (package / "worker" / "__main__.py").write_text(TOY_WORKER)
-        (package / "worker" / "strategies" / "__init__.py").write_text("def import_all(): pass\n")
+        (package / "worker" / "roles.py").write_text("def import_all(): pass\n")
         self.toys = folder / "toys"
         eager = self.toys / "tensorflow" / "python" / "eager"
         eager.mkdir(parents=True)
