@@ -29,6 +29,16 @@ strategy: MultiWorkerMirrored
 cluster: {workers: 1}
 """
 NEVER_FINITE = "{name: sgd, learning_rate: 1.0e+30}"
+SLOW = """
+import time
+import keras
+
+
+class Slow(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        time.sleep(0.05)
+"""
+"""Tasks are looked at once a second: one that ends sooner may never have been."""
 SHORT = ("--steps", "40", "--set", "training.steps_per_call=5")
 DEADLINE_S = 240.0
 
@@ -65,7 +75,8 @@ def run(job: Path, *words: str, folder: Path | None = None) -> tuple[int, str, s
 
 @pytest.mark.tensorflow
 def test_a_sweep_measures_every_combination_and_says_which_to_take(job: Path) -> None:
-    words = ("--workers", "1,2", *SHORT, "--repeats", "1")
+    (job.parent / "slow.py").write_text(SLOW)
+    words = ("--workers", "1,2", "--steps", "40", "--repeats", "1", "--set", "training.callbacks=slow:Slow")
     code, out, err = run(job, *words, "--json")
     assert code == 0, err
     told = json.loads(out)

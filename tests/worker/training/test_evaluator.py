@@ -51,7 +51,9 @@ def test_it_finds_what_the_training_itself_would(
     assert evaluator.status == 0
     assert not validations(run.chief), "whoever trains does not validate where somebody else does"
     found = validations(evaluator)
-    assert list(found) == [10, 20, 30], "each checkpoint, in order"
+    written = [event["step"] for event in run.chief.of("checkpoint")]  # one that is due while another is written is not
+    assert list(found) == written, "each checkpoint, in order"
+    assert written[-1] == 30
     for step, metrics in found.items():
         if strategy != "ParameterServer" or step == 30:
             assert metrics == pytest.approx(expected[step], rel=1e-5)
