@@ -67,10 +67,6 @@ INPUT = [
         "1:39: dataset.deterministic is false, and dataset mnist is held in memory by every worker: the order of its examples costs nothing; remove dataset.deterministic",
     ),
     (
-        "training: {prefetch: 0}",
-        "1:22: training.prefetch is 0, and dataset digits is held in memory by every worker: a step takes its batch from there, and none is prepared ahead; remove training.prefetch",
-    ),
-    (
         SERVERS + RECORDS + "}}}\ntraining: {shuffle: false}",
         "4:21: training.shuffle is false, and ParameterServer's workers read dataset tfrecord each from its beginning: all would train on the same examples; remove training.shuffle, or choose strategy MultiWorkerMirrored",
     ),
@@ -89,18 +85,6 @@ KEYS_OF_STRATEGIES = [
         "strategy: {name: ModelParallel, layout: {a: [model], b: [null, batch]}}\ncluster: 2",
         '1:41: strategy.layout divides "b" over batch, and ModelParallel\'s mesh has no dimension but model; write model, or choose strategy Hybrid',
     ),
-    (
-        "strategy: {name: MultiWorkerMirrored, pack_bytes: 1000}\ncluster: 2",
-        "1:51: strategy.pack_bytes is 1000, and with strategy.implementation auto workers on one host without GPUs sum through shared memory, where nothing is packed; set strategy.implementation to ring or nccl, or remove strategy.pack_bytes",
-    ),
-    (
-        "strategy: ParameterAveraging\ncluster: 2\ntraining: {steps_per_call: 12}",
-        "3:28: training.steps_per_call is 12, and under ParameterAveraging a call is of whole rounds of 8 steps (strategy.sync_every); the nearest that is: 8 or 16",
-    ),
-    (
-        "strategy: ParameterAveraging\ncluster: 2\ntraining: {steps_per_call: 1}",
-        "3:28: training.steps_per_call is 1, and under ParameterAveraging a call is of whole rounds of 8 steps (strategy.sync_every); the nearest that is: 8",
-    ),
 ]
 
 STEPS = [
@@ -118,15 +102,19 @@ STEPS = [
     ),
     (
         MWMS + "training: {loss: Dice}",
-        "3:18: the loss Dice without axis is one number for all examples of a batch, and 2 replicas each take a part of a batch; give it the axes of an example, such as axis: [1, 2, 3], or choose strategy OneDevice or ParameterServer",
+        "3:18: the loss Dice without the axes of an example is one number for all examples of a batch, and 2 replicas each take a part of a batch; give it the axes of an example, such as axis: [1, 2, 3], or choose strategy OneDevice or ParameterServer",
+    ),
+    (
+        MWMS + "training: {loss: {name: Dice, axis: [0, 1]}}",
+        "3:18: the loss Dice without the axes of an example is one number for all examples of a batch, and 2 replicas each take a part of a batch; give it the axes of an example, such as axis: [1, 2, 3], or choose strategy OneDevice or ParameterServer",
     ),
     (
         "strategy: {name: OneDevice, accumulate: 4}\ntraining: {loss: tversky}",
-        "2:18: the loss tversky without axis is one number for all examples of a batch, and strategy.accumulate cuts a batch into 4 parts; give it the axes of an example, such as axis: [1, 2, 3], or remove strategy.accumulate",
+        "2:18: the loss tversky without the axes of an example is one number for all examples of a batch, and strategy.accumulate cuts a batch into 4 parts; give it the axes of an example, such as axis: [1, 2, 3], or remove strategy.accumulate",
     ),
     (
         "strategy: {name: MultiWorkerMirrored, accumulate: 4}\ncluster: 2\ntraining: {loss: tversky}",
-        "3:18: the loss tversky without axis is one number for all examples of a batch, and strategy.accumulate cuts a batch into 4 parts; give it the axes of an example, such as axis: [1, 2, 3], or choose strategy OneDevice or ParameterServer without accumulate",
+        "3:18: the loss tversky without the axes of an example is one number for all examples of a batch, and strategy.accumulate cuts a batch into 4 parts; give it the axes of an example, such as axis: [1, 2, 3], or choose strategy OneDevice or ParameterServer without accumulate",
     ),
     (
         "strategy: Mirrored\ncluster: {devices_per_worker: 2}\ntraining: {loss: Circle}",
@@ -161,10 +149,6 @@ STEPS = [
         "1:60: the optimizer's ema_overwrite_frequency is given, and without use_ema it keeps no averages of the weights; give use_ema: true, or remove ema_overwrite_frequency",
     ),
     (
-        "training: {optimizer: {name: sgd, use_ema: false, ema_momentum: 0.9}}",
-        "1:65: the optimizer's ema_momentum is given, and without use_ema it keeps no averages of the weights; give use_ema: true, or remove ema_momentum",
-    ),
-    (
         SERVERS + "training: {optimizer: {use_ema: true, ema_overwrite_frequency: 5}}",
         "3:64: the optimizer's ema_overwrite_frequency puts averages in the place of weights, and ParameterServer's other workers would lose what they change meanwhile; remove it: with use_ema alone the averages become the model's weights at the end",
     ),
@@ -179,10 +163,6 @@ STEPS = [
     (
         SERVERS + "training: {jit_compile: true}",
         "3:25: training.jit_compile is true, and ParameterServer's weights live on its servers, out of reach of a step that XLA compiles; remove training.jit_compile",
-    ),
-    (
-        "strategy: TPU\ntraining: {jit_compile: true}",
-        "2:25: training.jit_compile is true, and strategy TPU has XLA compile every step without a word; remove training.jit_compile",
     ),
 ]
 
@@ -231,6 +211,10 @@ HEEDED = [
     "strategy: {name: Mirrored, implementation: ring, pack_bytes: 1000}\ncluster: {devices_per_worker: 2}",
     "strategy: {name: MultiWorkerMirrored, implementation: ring, pack_bytes: 1000}\ncluster: 2",
     "strategy: {name: MultiWorkerMirrored, pack_bytes: 1000}\ncluster: {hosts: [a, b]}",
+    "strategy: {name: MultiWorkerMirrored, pack_bytes: 1000}\ncluster: 2",
+    "strategy: ParameterAveraging\ncluster: 2\ntraining: {steps_per_call: 12}",
+    "strategy: TPU\ntraining: {jit_compile: true}",
+    "training: {prefetch: 2, optimizer: {use_ema: false, ema_momentum: 0.9}}",
     "strategy: {name: MultiWorkerMirrored, pack_bytes: 1000, compression: float16}",
     "strategy: {name: ParameterAveraging, sync_every: 4}\ncluster: 2\ntraining: {steps_per_call: 12}",
     "training: {loss: {name: mse, reduction: mean_with_sample_weight}}",
@@ -272,7 +256,7 @@ def test_a_job_for_many_replicas_may_be_tried_with_one(strategy: str) -> None:
 
 
 def test_all_that_would_not_be_heeded_is_told_at_once() -> None:
-    text = "dataset: {name: mnist, parallel_reads: 2, parallel_calls: 2, deterministic: false}\ntraining: {prefetch: 1}"
+    text = "dataset: {name: mnist, parallel_reads: 2, parallel_calls: 2, deterministic: false}"
     with pytest.raises(JobError) as caught:
         parse_job(text, "job.yaml")
-    assert len(str(caught.value).split("\n")) == 4
+    assert len(str(caught.value).split("\n")) == 3

@@ -180,16 +180,6 @@ def _calls(job: JobSpec) -> Sentence:
     return None
 
 
-def _ahead(job: JobSpec) -> Sentence:
-    if job.training.prefetch is None or job.dataset.name not in IN_MEMORY:
-        return None
-    return (
-        f"training.prefetch is {job.training.prefetch}, and {_in_memory(job)}: a step takes its batch from there, and "
-        "none is prepared ahead",
-        "remove training.prefetch",
-    )
-
-
 def _same_examples_for_all(job: JobSpec) -> Sentence:
     """Each worker of a ParameterServer job reads a stream from its beginning, at its own pace."""
     if job.training.shuffle or job.strategy.name != "ParameterServer" or job.cluster.workers == 1:
@@ -257,7 +247,6 @@ RULES = (
     ),
     Rule(("dataset.parallel_reads", "dataset.name"), _reads),
     Rule(("dataset.parallel_calls", "dataset.name"), _calls),
-    Rule(("training.prefetch", "dataset.name"), _ahead),
     Rule(
         ("training.shuffle", "dataset.name", "strategy.name", "cluster.workers", "cluster.hosts"),
         _same_examples_for_all,

@@ -52,13 +52,15 @@ def _loss_of_a_batch(job: JobSpec) -> Sentence:
     if LOSSES.class_of(loss.name) == "Circle":
         return f"the loss {loss.name} compares the examples of a batch, and {cut}", _uncut(job)
     return (
-        f"the loss {loss.name} without axis is one number for all examples of a batch, and {cut}",
+        f"the loss {loss.name} without the axes of an example is one number for all examples of a batch, and {cut}",
         f"give it the axes of an example, such as axis: [1, 2, 3], or {_uncut(job)}",
     )
 
 
 def _is_of_a_batch(loss: Named) -> bool:
-    return LOSSES.class_of(loss.name) in _OF_A_BATCH and loss.args.get("axis") is None
+    axis = loss.args.get("axis")
+    over_examples = axis is None or axis == 0 or (isinstance(axis, list | tuple) and 0 in axis)
+    return LOSSES.class_of(loss.name) in _OF_A_BATCH and over_examples
 
 
 def _ignored_class(job: JobSpec) -> Sentence:
@@ -126,7 +128,7 @@ def _accumulated(job: JobSpec) -> Sentence:
 
 def _averages_unused(job: JobSpec) -> Sentence:
     args = job.training.optimizer.args
-    if ":" in job.training.optimizer.name or args.get("use_ema"):
+    if ":" in job.training.optimizer.name or "use_ema" in args:  # which may be false to see what it is good for
         return None
     for key in ("ema_overwrite_frequency", "ema_momentum"):
         if args.get(key) is not None:
@@ -186,8 +188,6 @@ def _xla(job: JobSpec) -> Sentence:
         reason = f"strategy {name} has DTensor make the step, not XLA"
     elif name == "ParameterServer":
         reason = "ParameterServer's weights live on its servers, out of reach of a step that XLA compiles"
-    elif name == "TPU":
-        reason = "strategy TPU has XLA compile every step without a word"
     if reason is None:
         return None
     return f"training.jit_compile is true, and {reason}", "remove training.jit_compile"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distrain.job.check.rule import Rule, Sentence, counted
-from distrain.job.cluster import divides, in_cluster, place, without_slot
+from distrain.job.cluster import divides
 from distrain.job.file.kinds import quoted
 from distrain.job.spec import SHARDED, JobSpec, StrategySpec
 
@@ -167,37 +167,6 @@ def _one_row(job: JobSpec) -> Sentence:
     )
 
 
-def _packs(job: JobSpec) -> Sentence:
-    """Which way sums go is said by TensorFlow's words for it; shared memory has none, and packs nothing."""
-    spec = job.strategy
-    if spec.pack_bytes is None or spec.implementation != "auto" or spec.name != "MultiWorkerMirrored":
-        return None
-    if job.cluster.workers == 1 or without_slot(job):
-        return None
-    if len({placement.host for placement in place(job) if in_cluster(placement.task)}) > 1:
-        return None
-    return (
-        f"strategy.pack_bytes is {spec.pack_bytes}, and with strategy.implementation auto workers on one host without "
-        "GPUs sum through shared memory, where nothing is packed",
-        "set strategy.implementation to ring or nccl, or remove strategy.pack_bytes",
-    )
-
-
-def _rounds(job: JobSpec) -> Sentence:
-    steps, round_steps = job.training.steps_per_call, job.strategy.sync_every
-    if job.strategy.name != "ParameterAveraging" or job.cluster.workers == 1 or steps is None:
-        return None
-    if steps % round_steps == 0:
-        return None
-    below = steps - steps % round_steps
-    choices = f"{below} or {below + round_steps}" if below else str(round_steps)
-    return (
-        f"training.steps_per_call is {steps}, and under ParameterAveraging a call is of whole rounds of "
-        f"{counted(round_steps, 'step')} (strategy.sync_every)",
-        f"the nearest that is: {choices}",
-    )
-
-
 def _batch_over_replicas(job: JobSpec) -> Sentence:
     size, replicas = job.dataset.batch_size, job.replicas
     if divides(job, job.cluster.workers) or _one_process(job) or _one_device(job):
@@ -248,12 +217,5 @@ RULES = (
     Rule(("strategy.accumulate", "dataset.batch_size", "strategy.mesh", *_SHARES), _parts),
     Rule(("strategy.mesh", *_SHARES), _rows),
     Rule(("strategy.layout", "strategy.name"), _one_row),
-    Rule(
-        ("strategy.pack_bytes", "strategy.implementation", "strategy.name", "cluster.workers", "cluster.hosts"), _packs
-    ),
-    Rule(
-        ("training.steps_per_call", "strategy.sync_every", "strategy.name", "cluster.workers", "cluster.hosts"),
-        _rounds,
-    ),
     Rule(("env",), _keras_backend),
 )

@@ -25,14 +25,12 @@ FILES_AT_ONCE = 16
 IN_A_ROW = 16
 """Records that are taken of a file before it is the next one's turn."""
 
-
 _OF_STREAMS = (
-    ("prefetch", None, "training.prefetch"),
     ("parallel_reads", None, "dataset.parallel_reads"),
     ("parallel_calls", None, "dataset.parallel_calls"),
     ("deterministic", True, "dataset.deterministic"),
 )
-"""What would mean nothing to arrays in memory: each key, its value where it is not given, and its name in the job."""
+"""What means nothing to arrays in memory: each key, its value where it is not given, and its name in the job."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,8 @@ class Pipeline:
 
     `shard`: "files" has each worker read its own ones, anything else all of them, of which it takes its part.
     `parallel_reads`, `parallel_calls`: files read and examples decoded at once; None: TensorFlow chooses.
-    `deterministic`: examples are decoded in the same order every time, `ordered`: records are read so. `cluster`: who
-    prepares the batches of training and validation, None:
-    each worker its own.
+    `deterministic`: examples are decoded in the same order every time; `ordered`: records are read so. `cluster`: who
+    prepares the batches of training and validation; None: each worker its own.
     """
 
     cache: bool

@@ -1,9 +1,11 @@
-"""A replica's share of a loss, where Keras would have it be that of a batch of its own.
+"""Losses that mean the same on any number of replicas.
 
-- A mean over what a mask leaves: Keras divides by what is left of the replica's part of the batch, and the mean of such
-  means is not what one device computes. Here each part counts by what is left of it.
-- A function of the user's that gives one number for all examples: Keras divides losses by the number of replicas, but
-  not this one.
+Keras divides by their number the means that it makes itself, and nothing else: not one number for all examples that a
+function or a `compute_loss` of the user's has come to in its own way. Within a step each loss is that of this replica's
+part of the batch instead, and the step divides by their number, once. A sum is multiplied by it before. So the mean
+over all replicas is the loss of the whole batch.
+
+Of a mean over what a mask leaves, each replica's part counts by what is left of it.
 """
 
 from __future__ import annotations
@@ -11,66 +13,73 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 from keras.src.losses import loss as keras_loss
 
+Masked = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""What becomes of a replica's loss, the mean over those entries that a mask leaves, and their number, float32."""
+
 _MEANS = ("mean", "sum_over_batch_size")
-_reduced_by_keras = keras_loss.reduce_weighted_values
+_keras = {
+    name: getattr(keras_loss, name)
+    for name in ("reduce_weighted_values", "scale_loss_for_distribution", "unscale_loss_for_distribution")
+}
 _tracing = threading.local()
 """Each replica of a task is traced by a thread of its own. What is patched stays so, and asks whether that thread is in
-a training step.
+a step: then there is `masked`.
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Masked:
-    """A replica's part of a `loss`, the mean over those entries that are `left`, and their number."""
-
-    loss: tf.Tensor
-    left: tf.Tensor
-
-
 @contextlib.contextmanager
-def of_this_replica() -> Iterator[list[Masked]]:
-    """Within, losses that this thread computes are shares of those of all replicas. Those over what masks leave are
-    not yet, and stand in the list: see `over_all_replicas`.
-    """
-    _tracing.masked = []
+def of_this_replica(masked: Masked = lambda loss, left: loss) -> Iterator[None]:
+    """Within, losses that this thread computes are those of this replica's part of the batch."""
+    _tracing.masked = masked
     try:
-        yield _tracing.masked
+        yield
     finally:
         del _tracing.masked
 
 
-def over_all_replicas(
-    loss: tf.Tensor, masked: Sequence[Masked], summed: Callable[[Sequence[Any]], Sequence[Any]]
-) -> tf.Tensor:
-    """`loss`, which is a sum with the `masked` ones in it, where these count by what is left on all replicas. In a
-    replica context; `summed`: over all of them.
+def over_all_replicas(loss: tf.Tensor, left: tf.Tensor, summed: Callable[[Sequence[Any]], Sequence[Any]]) -> tf.Tensor:
+    """A Masked whose mean over all replicas is the mean over what is left on all of them. In a replica context;
+    `summed`: over all of them.
     """
-    left = tf.stack([one.left for one in masked])
     (of_all,) = summed([left])
-    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-    more = tf.unstack(tf.math.divide_no_nan(left * replicas, of_all) - 1)
-    return loss + tf.add_n(
-        [tf.cast(by, loss.dtype) * tf.cast(one.loss, loss.dtype) for by, one in zip(more, masked, strict=True)]
-    )
+    return loss * tf.cast(tf.math.divide_no_nan(left * _replicas(), of_all), loss.dtype)
 
 
 def _reduced(
     values: Any, sample_weight: Any = None, mask: Any = None, reduction: str = "sum_over_batch_size", dtype: Any = None
 ) -> Any:
-    loss = _reduced_by_keras(values, sample_weight, mask, reduction, dtype)
-    if reduction not in _MEANS or not hasattr(_tracing, "masked"):
+    loss = _keras["reduce_weighted_values"](values, sample_weight, mask, reduction, dtype)
+    if not _in_step():
         return loss
-    if tf.convert_to_tensor(values).shape.rank == 0:
-        return keras_loss.scale_loss_for_distribution(loss)
-    if mask is not None:
-        _tracing.masked.append(Masked(loss, tf.reduce_sum(tf.cast(mask, tf.float32))))
+    if reduction == "sum":
+        return loss * tf.cast(_replicas(), loss.dtype)
+    # One number for all examples has seen to the mask by itself, or does not care for it.
+    if mask is not None and reduction in _MEANS and tf.convert_to_tensor(values).shape.rank != 0:
+        return _tracing.masked(loss, tf.reduce_sum(tf.cast(mask, tf.float32)))
     return loss
 
 
+def _scaled(value: Any) -> Any:
+    return value if _in_step() else _keras["scale_loss_for_distribution"](value)
+
+
+def _unscaled(value: Any) -> Any:
+    return value if _in_step() else _keras["unscale_loss_for_distribution"](value)
+
+
+def _in_step() -> bool:
+    return hasattr(_tracing, "masked")
+
+
+def _replicas() -> int:
+    return tf.distribute.get_replica_context().num_replicas_in_sync
+
+
 keras_loss.reduce_weighted_values = _reduced
+keras_loss.scale_loss_for_distribution = _scaled
+keras_loss.unscale_loss_for_distribution = _unscaled

@@ -7,6 +7,7 @@ single device would see. (Keras's own optimizer step clips first and sums afterw
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from tensorflow.python.framework.config import is_op_determinism_enabled
 from distrain.worker.model import adam, ema, shares
 from distrain.worker.model.class_weights import ClassWeights
 from distrain.worker.model.keras_parts import has_own_train_step, inner_optimizer
+from distrain.worker.model.metric_state import MetricState
 from distrain.worker.refusal import Refusal
 
 
@@ -112,8 +114,9 @@ class TrainStep:
             model.optimizer.apply(gradients, [variable for _, variable in pairs])
         return loss, summing_s, state
 
-    def _over_what_is_left(self, loss: tf.Tensor, masked: Sequence[shares.Masked]) -> tf.Tensor:
-        """
+    def _over_what_is_left(self, loss: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
+        """See `shares.Masked`.
+
         Raises:
             Refusal: the replicas cannot sum up in the middle of a step.
         """
@@ -125,7 +128,7 @@ class TrainStep:
                 f"the model masks a part of its output, and with {hindrance} the loss over what is left would not be "
                 f"that of the whole batch: leave {hindrance} out, or the mask"
             )
-        return loss if _replicas() == 1 else shares.over_all_replicas(loss, masked, all_reduced)
+        return loss if _replicas() == 1 else shares.over_all_replicas(loss, left, all_reduced)
 
     def _sums(self, gradients: Sequence[Any]) -> tuple[Sequence[Any], tf.Tensor]:
         """Gradients summed over all replicas, and how many seconds that took."""
@@ -145,7 +148,7 @@ class TrainStep:
         """Gradients and loss of `batch`, which the metrics have counted, and the metrics' state."""
         gradients, loss, y_pred, state = self._forward_backward(*_three(*batch), metrics, state)
         x, y, weights = _three(*batch)
-        with _counting(metrics, state) as counted_state:
+        with _counting(metrics, state) as counted_state, shares.of_this_replica():
             self._model._loss_tracker.update_state(loss * _replicas(), sample_weight=_size(x))
             self._model.compute_metrics(x, y, y_pred, sample_weight=weights)
         return gradients, tf.cast(loss, tf.float32), counted_state()
@@ -179,25 +182,49 @@ class TrainStep:
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
             # Several outputs have a metric each, which their losses go into.
-            with _with_losses(model), _counting(metrics, state) as counted_state, shares.of_this_replica() as masked:
-                # Keras divides by the number of replicas here, losses of the layers included.
+            of_replica = shares.of_this_replica(self._over_what_is_left)
+            with _with_losses(model), _counting(metrics, state) as counted_state, of_replica:
                 loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True)
-            if masked:
-                loss = self._over_what_is_left(loss, masked)
+            loss = loss / _replicas()
             scaled = model.optimizer.scale_loss(loss)
         return tape.gradient(scaled, [v.value for v in model.trainable_variables]), loss, y_pred, counted_state()
+
+
+def test_step(model: keras.Model, batch: Sequence[Any]) -> None:
+    """Have the metrics of `model` count `batch`, in a replica context. Of a mean over what a mask leaves, each
+    replica's part counts by its examples. A test_step of the user's own is left what Keras gives it.
+    """
+    own = type(model).test_step is not keras.Model.test_step
+    with contextlib.nullcontext() if own else shares.of_this_replica():
+        model.test_step(tuple(batch))
+
+
+class _Losses(threading.local):
+    """Those of a model's layers and regularizers, for the replica that this thread traces. None: as Keras has them."""
+
+    now: Sequence[Any] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.now)
+
+    def __len__(self) -> int:
+        return len(self.now)
 
 
 @contextlib.contextmanager
 def _with_losses(model: keras.Model) -> Iterator[None]:
     """Within, the losses of layers and regularizers are those of now: where metrics live in a state, Keras would not
-    find them.
+    find them, and where replicas meet in the middle of a step, it would find another's.
     """
-    model.__dict__["_losses_override"] = model.losses  # past Keras's tracking of attributes
+    losses = model.losses
+    held = model.__dict__.get("_losses_override")
+    if not isinstance(held, _Losses):
+        held = model.__dict__["_losses_override"] = _Losses()  # past Keras's tracking of attributes
+    held.now = losses
     try:
         yield
     finally:
-        model.__dict__["_losses_override"] = []
+        held.now = ()
 
 
 @contextlib.contextmanager
@@ -264,81 +291,6 @@ def counted(optimizer: keras.optimizers.Optimizer, number: tf.Tensor) -> Iterato
         yield
     finally:
         optimizer.__dict__["_iterations"] = kept
-
-
-class MetricState:
-    """The state of a model's metrics, loss included, as one flat vector: what replicas, workers and calls sum up."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self._model = model
-        self.variables = [variable for metric in model.metrics for variable in metric.variables]
-        self._sizes = [int(np.prod(variable.shape)) for variable in self.variables]
-
-    @property
-    def size(self) -> int:
-        """How many numbers the vector has."""
-        return sum(self._sizes)
-
-    def reset(self) -> None:
-        self._model.reset_metrics()
-
-    def dealt(self, rows: np.ndarray | None, replicas: int) -> np.ndarray:
-        """float64[replicas, size]: what each of so many replicas gets of `rows`, the vectors of those that were. The
-        first gets all, where there were more or fewer. None: zeros.
-
-        Raises:
-            Refusal: they are of other metrics.
-        """
-        dealt = np.zeros([replicas, self.size])
-        if rows is None:
-            return dealt
-        if rows.ndim != 2 or rows.shape[1] != self.size:
-            raise Refusal(
-                f"what the metrics held has the shape {rows.shape}, but the job's metrics hold {self.size} numbers: "
-                "go on with the metrics that training began with"
-            )
-        if len(rows) == replicas:
-            return rows
-        dealt[0] = rows.sum(axis=0)
-        return dealt
-
-    def packed(self, values: Sequence[Any] | None = None) -> tf.Tensor:
-        """In the graph: `values`, by default those that this replica holds, as one float64 vector."""
-        values = self.variables if values is None else values
-        return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in values], axis=0)
-
-    def unpacked(self, vector: tf.Tensor | np.ndarray) -> list[tf.Tensor]:
-        """The values, one for each variable, that `packed` made `vector` of."""
-        return [
-            tf.cast(tf.reshape(part, variable.shape), variable.dtype)
-            for part, variable in zip(tf.split(vector, self._sizes), self.variables, strict=True)
-        ]
-
-    def zeros(self) -> list[tf.Tensor]:
-        return [tf.zeros(variable.shape, variable.dtype) for variable in self.variables]
-
-    @contextlib.contextmanager
-    def read_from(
-        self, state: Sequence[tf.Tensor], also: Sequence[keras.Variable] = ()
-    ) -> Iterator[Callable[[], list[tf.Tensor]]]:
-        """Within, the metrics live in `state` in place of their variables; the value gives what became of it.
-        The variables in `also` can be read there, too.
-        """
-        mapping = [*zip(self.variables, state, strict=True), *((v, tf.convert_to_tensor(v.value)) for v in also)]
-        with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
-            yield lambda: [tf.cast(scope.get_current_value(v), v.dtype) for v in self.variables]
-
-    def results(self, vector: np.ndarray) -> dict[str, float]:
-        """What the metrics say of a state that was summed up."""
-        with self.read_from(self.unpacked(vector)):
-            logs = self._model.get_metrics_result()
-        return {name: plain(value) for name, value in logs.items()}
-
-
-def plain(value: Any) -> Any:
-    """A metric's value for logs: a float, or an array where it is one."""
-    array = np.asarray(value)
-    return float(array) if array.ndim == 0 else array
 
 
 def release(model: keras.Model) -> None:

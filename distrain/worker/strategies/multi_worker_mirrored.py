@@ -39,7 +39,8 @@ def join(
 ) -> tuple[tf.distribute.MultiWorkerMirroredStrategy, Neighbours | None]:
     """Connect to the other workers: the strategy of all, and shared memory with them where that is the way to go."""
     neighbours = None
-    auto = assignment.job["strategy"]["implementation"] == "auto"
+    spec = assignment.job["strategy"]
+    auto = spec["implementation"] == "auto" and spec["pack_bytes"] is None  # which means nothing to shared memory
     if auto and assignment.one_host and assignment.workers > 1 and not tf.config.list_physical_devices("GPU"):
         meeting = f"{assignment.run}/{assignment.attempt}"
         neighbours = Neighbours(meeting, assignment.index, assignment.workers, _answers)

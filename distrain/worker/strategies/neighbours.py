@@ -12,6 +12,7 @@ Additions are made in the order of the tasks' indices, so a sum has the same bit
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import os
@@ -114,14 +115,18 @@ class Neighbours:
             with _gone(f"worker:{index}"):
                 peer.send(b"\0")
         for index, peer in self._peers.items():
-            self._wait_for(index, peer)
+            self._heard(index, functools.partial(_received, peer, 1))
 
-    def _wait_for(self, index: int, peer: socket.socket) -> None:
+    def _heard(self, index: int, receive: Callable[[], Any]) -> Any:
+        """What `receive` gets from a task, which may take its time.
+
+        Raises:
+            PeerGone: it has ended, or does not answer.
+        """
         while True:
             try:
                 with _gone(f"worker:{index}"):
-                    _received(peer, 1)
-                return
+                    return receive()
             except TimeoutError:
                 if not self._answers(index):
                     raise PeerGone(f"worker:{index} does not answer") from None
@@ -139,11 +144,7 @@ class Neighbours:
                 with _gone(f"worker:{index}"):
                     socket.send_fds(peer, [b"\0"], [file])
             return file
-        with _gone("worker:0"):
-            said, received, _, _ = socket.recv_fds(self._peers[0], 1, 1)
-            if not said:
-                raise ConnectionResetError
-        return received[0]
+        return self._heard(0, functools.partial(_received_file, self._peers[0]))
 
 
 class _Memory:
@@ -228,6 +229,13 @@ def _received(peer: socket.socket, size: int) -> bytes:
     if len(data) < size:
         raise ConnectionResetError
     return data
+
+
+def _received_file(peer: socket.socket) -> int:
+    said, files, _, _ = socket.recv_fds(peer, 1, 1)
+    if not said:
+        raise ConnectionResetError
+    return files[0]
 
 
 def _check_user(peer: socket.socket) -> None:

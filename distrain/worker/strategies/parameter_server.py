@@ -24,7 +24,8 @@ from distrain.worker.assignment import Assignment
 from distrain.worker.datasets import InMemory, Stream
 from distrain.worker.input.feed import Cells, drawn_at_random, prepared, resident, take
 from distrain.worker.model.keras_parts import has_own_train_step
-from distrain.worker.model.step import MetricState, TrainStep
+from distrain.worker.model.metric_state import MetricState
+from distrain.worker.model.step import TrainStep
 from distrain.worker.refusal import Refusal
 from distrain.worker.strategies.interface import Call, PeerGone, Plan
 from distrain.worker.strategies.pace import Pace
@@ -197,7 +198,7 @@ class ParameterServer:
             )
         if isinstance(examples, Stream) and not plan.order.shuffle and self._workers > 1:
             raise Refusal(
-                "training.shuffle is false, and each worker of a ParameterServer job would take the same examples of a "
+                "shuffle is false, and each worker of a ParameterServer job would take the same examples of a "
                 "stream in the same order: leave it out, or use another strategy"
             )
         if isinstance(examples, InMemory):

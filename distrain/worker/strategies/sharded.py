@@ -31,7 +31,7 @@ from distrain.worker.input.feed import (
 )
 from distrain.worker.model.class_weights import ClassWeights
 from distrain.worker.model.keras_parts import has_own_train_step, inner_optimizer
-from distrain.worker.model.step import MetricState
+from distrain.worker.model.metric_state import MetricState
 from distrain.worker.refusal import Refusal
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.layout import Grid, Layout, Weight, layouts, of_slot
@@ -109,7 +109,6 @@ class Sharded:
             self._feed = StreamFeed(train, plan.order, share, plan.pipeline)
         self._class_weights = ClassWeights(plan.class_weight) if plan.class_weight else None
         self._pace = Pace.of(plan.steps_per_call)
-        self._last_call_s = 0.0
         self._source: Any = None
         self._parts = tf.function(self._parts_of_batch, autograph=False)
         self._train = tf.function(self._train_step, autograph=False)

@@ -29,8 +29,9 @@ from distrain.worker.input.feed import (
     validation_batches,
 )
 from distrain.worker.model.keras_parts import has_own_train_step
+from distrain.worker.model.metric_state import MetricState
 from distrain.worker.model.replicas import OwnVariables, own_statistics
-from distrain.worker.model.step import MetricState, TrainStep, all_reduced, clock
+from distrain.worker.model.step import TrainStep, all_reduced, clock, test_step
 from distrain.worker.refusal import Refusal
 from distrain.worker.strategies.interface import Call, Plan
 from distrain.worker.strategies.pace import Pace
@@ -73,7 +74,8 @@ class Synchronous:
         self._check(plan)
         self._step = TrainStep(
             plan.model,
-            jit_compile=plan.jit_compile,
+            # On a TPU everything is compiled, and there is nothing to ask for.
+            jit_compile=plan.jit_compile and not isinstance(self._strategy, tf.distribute.TPUStrategy),
             class_weight=plan.class_weight,
             accumulate=self._spec["accumulate"],
             summed=self._summed_gradients,
@@ -96,6 +98,12 @@ class Synchronous:
             raise Refusal(
                 f"a replica's share of a batch is {share} examples, which strategy.accumulate cannot cut into {parts} "
                 f"parts: set it to {share} or less, or make dataset.batch_size larger"
+            )
+        validation = plan.dataset.validation
+        if isinstance(validation, InMemory) and validation.size < self.replicas:
+            raise Refusal(
+                f"validation has {validation.size} examples for {self.replicas} replicas: "
+                "give it one for each at least, or set training.validation to false"
             )
         if not has_own_train_step(plan.model) or self.replicas == 1:
             return
@@ -257,11 +265,6 @@ class Synchronous:
     def _make_evaluation(self, examples: InMemory | Stream) -> Callable[[], np.ndarray]:
         none = tf.zeros([0], tf.float64)
         if isinstance(examples, InMemory):
-            if examples.size < self.replicas:
-                raise Refusal(
-                    f"validation has {examples.size} examples for {self.replicas} replicas: "
-                    "give it one for each at least, or set training.validation to false"
-                )
             arrays = resident(examples)
             cells = Cells.of(examples.size, self._plan.order.batch_size, self.replicas)
 
@@ -299,7 +302,7 @@ class Synchronous:
         return evaluate_stream
 
     def _replica_test(self, batch: tuple[Any, Any]) -> None:
-        self._plan.model.test_step(batch)
+        test_step(self._plan.model, batch)
 
 
 def _number() -> Any:

@@ -22,7 +22,7 @@ IN_MEMORY: dict[str, tuple[float, dict[str, Any]]] = {
     "`MultiWorkerMirrored`, 2 workers": (SAME, MWMS),
     "`MultiWorkerMirrored`, 3 workers": (SAME, {**MWMS, "workers": 3}),
     "`implementation: ring`": (SAME, RING),
-    "`implementation: ring, pack_bytes: 4096`": (SAME, {**RING, "pack_bytes": 4096}),
+    "`pack_bytes: 4096`": (SAME, {**MWMS, "pack_bytes": 4096}),
     "`accumulate: 3`, `OneDevice`": (SAME, {"accumulate": 3}),
     "`accumulate: 2`, 2 workers": (SAME, {**MWMS, "accumulate": 2}),
     "`steps_per_call: 7`": (SAME, {"steps_per_call": 7}),

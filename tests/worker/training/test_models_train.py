@@ -153,7 +153,7 @@ def test_masked_losses_count_what_is_left_on_all_replicas(start: Any, make_job: 
     keys = {**SENTENCES, "shuffle": False, "epochs": 4, "validation": 0, "optimizer": SGD, "steps_per_call": 1}
     expected = start(make_job(**keys)).succeed().chief.losses()
     assert expected[-1] < 0.9 * expected[0], "nothing was learnt, so equal losses would show nothing"
-    for strategy, where in [*TOGETHER, ("ModelParallel", {"devices": 2})]:
+    for strategy, where in [("Mirrored", {"devices": 3}), WORKERS, ("ModelParallel", {"devices": 2})]:
         found = start(make_job(strategy, **keys, **where)).succeed().chief.losses()
         assert found == pytest.approx(expected, rel=1e-5), strategy
 
@@ -173,14 +173,24 @@ def test_masked_losses_are_refused_where_they_could_not_be_right(
     assert f"with {named} the loss" in run.chief.of("failure")[0]["message"]
 
 
-def test_a_loss_that_is_one_number_for_all_examples_is_that_of_one_device(start: Any, make_job: Any) -> None:
-    keys = {"dataset": NUMBERS, "loss": Named("user_code:mean_loss"), "epochs": 3, "optimizer": SGD, "validation": 0}
-    keys = {**keys, "model": Named("mlp", {"classes": 2}), "steps_per_call": 1}
-    expected = start(make_job(**keys)).succeed().chief.losses()
+@pytest.mark.parametrize(
+    ("keys", "together"),
+    [
+        ({"model": Named("mlp", {"classes": 2}), "loss": Named("user_code:mean_loss")}, TOGETHER),
+        ({"model": Named("user_code:own_loss")}, [MIRRORED]),
+    ],
+    ids=["a function", "compute_loss"],
+)
+def test_a_loss_that_is_one_number_for_all_examples_is_that_of_one_device(
+    keys: dict[str, Any], together: list[Any], start: Any, make_job: Any
+) -> None:
+    keys = {**keys, "dataset": NUMBERS}
+    expected, validation = losses_of(start, make_job, "OneDevice", {}, **keys)
     assert expected[-1] < 0.9 * expected[0], "nothing was learnt, so equal losses would show nothing"
-    for strategy, where in TOGETHER:
-        found = start(make_job(strategy, **keys, **where)).succeed().chief.losses()
+    for strategy, where in together:
+        found, found_validation = losses_of(start, make_job, strategy, where, **keys)
         assert found == pytest.approx(expected, rel=1e-5), strategy
+        assert found_validation == pytest.approx(validation, rel=1e-5), strategy
 
 
 # ---- a train_step of the user's

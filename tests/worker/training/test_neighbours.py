@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -108,6 +110,33 @@ def test_one_that_ends_before_it_has_said_its_name_is_missed_too() -> None:
         peer.connect(neighbours._address(0))
     with pytest.raises(PeerGone, match="is gone"):
         neighbours.meet()
+
+
+def test_the_first_sum_waits_for_one_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from distrain.worker.strategies import neighbours
+
+    monkeypatch.setattr(neighbours, "_SILENCE_S", 0.05)
+    name, asked = uuid.uuid4().hex, threading.Event()
+
+    def slow_once_asked(_peer: int) -> bool:
+        asked.set()
+        return True
+
+    first, second = neighbours.Neighbours(name, 0, 2, slow), neighbours.Neighbours(name, 1, 2, slow_once_asked)
+
+    def late() -> list[np.ndarray]:
+        first.meet()
+        assert asked.wait(30)
+        return first.exchange([np.float32([1])])
+
+    with ThreadPoolExecutor(1) as thread:
+        of_first = thread.submit(late)
+        second.meet()
+        assert second.exchange([np.float32([2])])[0] == of_first.result(30)[0] == 3
+    for peer in (*first._peers.values(), *second._peers.values()):
+        peer.close()
 
 
 def test_another_users_process_is_waited_for_no_word(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,11 +347,36 @@ def sentences():
     return x, (x > 9).astype(np.int32)
 
 
+class Penalized(keras.layers.Layer):
+    """Adds a loss of what it sees, which each replica sees another part of."""
+
+    def __init__(self):
+        super().__init__()
+        self.supports_masking = True
+
+    def call(self, x):
+        self.add_loss(50.0 * keras.ops.mean(keras.ops.square(x)))
+        return x
+
+
 def tagger():
     """Tells of every token of a sentence whether it is a large number; what is over does not count."""
     embedding = keras.layers.Embedding(20, 8, mask_zero=True, embeddings_regularizer=keras.regularizers.L2(0.001))
-    return keras.Sequential([keras.Input((8,), dtype="int32"), embedding, keras.layers.Dense(2, "softmax")])
+    layers = [embedding, Penalized(), keras.layers.Dense(2, "softmax")]
+    return keras.Sequential([keras.Input((8,), dtype="int32"), *layers])
 
 
 def mean_loss(y, y_pred):
-    return tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
+    """In two ways, of which Keras itself divides one by the number of replicas."""
+    own = tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(y, y_pred))
+    return 0.5 * own + 0.5 * keras.losses.SparseCategoricalCrossentropy()(y, y_pred)
+
+
+class OwnLoss(keras.Model):
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return mean_loss(y, y_pred)
+
+
+def own_loss():
+    inputs = keras.Input((8,))
+    return OwnLoss(inputs, keras.layers.Dense(2, "softmax")(keras.layers.Dense(16, "relu")(inputs)))
