@@ -21,60 +21,70 @@ def slow(_peer: int) -> bool:
     return True
 
 
-TASK = """
-import json, sys
+TASKS = """
+import json, multiprocessing, sys
 import numpy as np
 from distrain.worker.strategies.neighbours import Neighbours, PeerGone
 
-name, index, count, leaves_at = sys.argv[1], *map(int, sys.argv[2:])
-neighbours = Neighbours(name, index, count, lambda peer: True)
-print("listening", flush=True)
-sys.stdin.readline()
-neighbours.meet()
-random = np.random.default_rng(index)
-sums = []
-for step in range(50):
-    if index == 1 and step == leaves_at:
-        sys.exit()
-    values = [
-        random.standard_normal((7, 3)).astype(np.float32),
-        np.float32(random.standard_normal()),
-        random.standard_normal(5),
-        np.zeros((0, 4), np.float32),
-        random.integers(0, 100, 1001),
-    ]
+name, count, leaves_at = sys.argv[1], *map(int, sys.argv[2:])
+forked = multiprocessing.get_context("fork")  # TensorFlow is imported once, and runs no operation
+all_listen = forked.Barrier(count)
+
+
+def task(index, result):
+    neighbours = Neighbours(name, index, count, lambda peer: True)
+    all_listen.wait(60)
+    neighbours.meet()
+    random = np.random.default_rng(index)
+    sums = []
+    for step in range(50):
+        if index == 1 and step == leaves_at:
+            for peer in neighbours._peers.values():  # they are at that step, too, and wait for this one
+                peer.recv(1)
+            sys.exit()
+        values = [
+            random.standard_normal((7, 3)).astype(np.float32),
+            np.float32(random.standard_normal()),
+            random.standard_normal(5),
+            np.zeros((0, 4), np.float32),
+            random.integers(0, 100, 1001),
+        ]
+        try:
+            total = neighbours.exchange([np.asarray(value) for value in values])
+        except PeerGone as gone:
+            sums = f"{step}: {gone}"
+            break
+        sums.append([part.tolist() for part in total])
+    result.send(sums)
+
+
+results, tasks = [], []
+for index in range(count):
+    reader, writer = forked.Pipe(duplex=False)
+    tasks.append(forked.Process(target=task, args=(index, writer)))
+    tasks[-1].start()
+    writer.close()
+    results.append(reader)
+told = []
+for reader in results:
     try:
-        total = neighbours.exchange([np.asarray(value) for value in values])
-    except PeerGone as gone:
-        sums = f"{step}: {gone}"
-        break
-    sums.append([part.tolist() for part in total])
-print(json.dumps(sums))
+        told.append(reader.recv())
+    except EOFError:
+        told.append(None)
+print(json.dumps(told))
 """
 
 
 def outcomes(count: int, leaves_at: int = -1) -> list[object]:
     """What each of `count` tasks has at its end: all its sums, or who was gone at which step."""
-    name = uuid.uuid4().hex
-    tasks = [
-        subprocess.Popen(
-            [sys.executable, "-c", TASK, name, str(index), str(count), str(leaves_at)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    for task in tasks:
-        assert task.stdout is not None
-        assert task.stdout.readline() == "listening\n"
-    for task in tasks:
-        assert task.stdin is not None
-        task.stdin.write("\n")
-        task.stdin.flush()
-    results = [task.communicate(timeout=60)[0] for task in tasks]
-    return [json.loads(result) if result else None for result in results]
+    ran = subprocess.run(
+        [sys.executable, "-c", TASKS, uuid.uuid4().hex, str(count), str(leaves_at)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+        timeout=120,
+    )
+    return json.loads(ran.stdout)
 
 
 @pytest.mark.parametrize("count", [2, 3])
