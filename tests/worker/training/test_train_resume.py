@@ -327,9 +327,13 @@ def test_weights_that_are_not_finite_end_training_though_the_loss_is(
     train = [task for name, task in run.tasks.items() if task is run.chief or strategy != "ParameterServer"]
     wait_until(lambda: all(task.poll() is not None for task in train), 60, run)
     steps_per_epoch = run.chief.of("started")[0]["steps_per_epoch"]
+    # A checkpoint that is due while another is written is not written: then the next one tells.
+    tells = range(2 * steps_per_epoch, (epochs + 1) * steps_per_epoch, steps_per_epoch)
+    (step,) = {failure["step"] for task in train for failure in task.of("failure")}
+    assert step in tells, run.report()
     for task in train:
         (failure,) = task.of("failure")
-        assert (task.status, failure["why"], failure["step"]) == (1, "nan", 2 * steps_per_epoch), run.report()
-        assert failure["message"].startswith(f"a weight is not finite after step {2 * steps_per_epoch}: ")
+        assert (task.status, failure["why"]) == (1, "nan"), run.report()
+        assert failure["message"].startswith(f"a weight is not finite after step {step}: ")
         assert not task.of("done")
     assert read(newest(run))["step"] == steps_per_epoch
