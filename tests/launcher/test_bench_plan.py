@@ -71,6 +71,8 @@ def test_commas_inside_brackets_do_not_part_values(option: str, values: tuple[st
         (None, ("training.seed=1", "training.seed=2"), "training.seed is varied twice"),
         ("1,2", ("cluster.workers=3",), "cluster.workers is varied twice"),
         (None, ("training.seed=1,2,1",), "training.seed is to be '1' twice"),
+        (None, ("training.epochs=1,2",), "--vary training.epochs would change nothing"),
+        (None, ("checkpoint.keep=1,2",), "--vary checkpoint.keep would change nothing"),
     ],
 )
 def test_options_of_another_form_are_told(workers: str | None, options: tuple[str, ...], words: str) -> None:

@@ -13,6 +13,18 @@ from distrain.job.spec import JobSpec
 WARM_UP_SHARE = 4
 LEAST_WARM_UP_STEPS = 10
 
+_SHORTENED = (
+    "training.epochs",
+    "training.steps_per_epoch",
+    "training.validation",
+    "cluster.evaluators",
+    "checkpoint",
+    "restart",
+    "elastic",
+    "watchdog.nan",
+)
+"""What `measured` sets in every job."""
+
 _OPENING, _CLOSING = "[{(", "]})"
 _WORKERS = "cluster.workers"
 
@@ -87,6 +99,11 @@ def varied(workers: str | None, options: Sequence[str]) -> tuple[Varied, ...]:
             raise UsageError(
                 f"--vary {option!r} does not say what to vary and over which values; "
                 "write for example --vary strategy.compression=none,bfloat16"
+            )
+        if any(f"{key.strip()}.".startswith(f"{shortened}.") for shortened in _SHORTENED):
+            raise UsageError(
+                f"--vary {key.strip()} would change nothing: each run is one epoch of --steps steps, without validation, "
+                "evaluator, checkpoints and restarts; vary something else"
             )
         found.append(Varied(key.strip(), values))
     for number, each in enumerate(found):

@@ -79,7 +79,8 @@ class MetricState:
         """What the metrics say of a state that was summed up."""
         with self.read_from(self.unpacked(vector)):
             logs = self._model.get_metrics_result()
-        return {name: plain(value) for name, value in logs.items()}
+            # Here, as a result may be a variable itself.
+            return {name: plain(keras.ops.convert_to_tensor(value)) for name, value in logs.items()}
 
 
 def plain(value: Any) -> Any:

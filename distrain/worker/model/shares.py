@@ -18,6 +18,8 @@ from typing import Any
 import tensorflow as tf
 from keras.src.losses import loss as keras_loss
 
+from distrain.worker.refusal import Refusal
+
 Masked = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 """What becomes of a replica's loss, the mean over those entries that a mask leaves, and their number, float32."""
 
@@ -33,13 +35,18 @@ a step: then there is `masked`.
 
 
 @contextlib.contextmanager
-def of_this_replica(masked: Masked = lambda loss, left: loss) -> Iterator[None]:
-    """Within, losses that this thread computes are those of this replica's part of the batch."""
-    _tracing.masked = masked
+def of_this_replica(masked: Masked = lambda loss, left: loss, *, whole: bool = True) -> Iterator[None]:
+    """Within, losses that this thread computes are those of this replica's part of the batch. `whole`: that is all of
+    it, or it does not matter.
+
+    Raises:
+        Refusal: a loss of parts would not be that of the whole.
+    """
+    _tracing.masked, _tracing.whole = masked, whole
     try:
         yield
     finally:
-        del _tracing.masked
+        del _tracing.masked, _tracing.whole
 
 
 def over_all_replicas(loss: tf.Tensor, left: tf.Tensor, summed: Callable[[Sequence[Any]], Sequence[Any]]) -> tf.Tensor:
@@ -56,10 +63,22 @@ def _reduced(
     loss = _keras["reduce_weighted_values"](values, sample_weight, mask, reduction, dtype)
     if not _in_step():
         return loss
+    one_number = tf.convert_to_tensor(values).shape.rank == 0
+    if sample_weight is not None and not _tracing.whole:
+        if reduction == "mean_with_sample_weight":
+            raise Refusal(
+                "a loss has the reduction mean_with_sample_weight, and a batch is cut into parts, each of which would "
+                "be divided by its own weights' sum: leave the reduction out, or use OneDevice without accumulate"
+            )
+        if one_number:
+            raise Refusal(
+                "the loss is one number for all examples, which weights of examples or classes cannot weigh one by "
+                "one: give one for each example, or leave the weights out"
+            )
     if reduction == "sum":
         return loss * tf.cast(_replicas(), loss.dtype)
     # One number for all examples has seen to the mask by itself, or does not care for it.
-    if mask is not None and reduction in _MEANS and tf.convert_to_tensor(values).shape.rank != 0:
+    if mask is not None and reduction in _MEANS and not one_number:
         return _tracing.masked(loss, tf.reduce_sum(tf.cast(mask, tf.float32)))
     return loss
 

@@ -34,7 +34,7 @@ def clock() -> tf.Tensor:
     if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):  # nothing compiled for one has a clock
         return tf.constant(np.nan, tf.float64)
     if is_op_determinism_enabled():  # TensorFlow's own operation then refuses
-        return tf.numpy_function(time.monotonic, [], tf.float64)
+        return tf.ensure_shape(tf.numpy_function(time.monotonic, [], tf.float64), [])
     return tf.timestamp()
 
 
@@ -77,9 +77,11 @@ class TrainStep:
             )
         if jit_compile:
             self._forward_backward = tf.function(self._gradients, jit_compile=True, autograph=False)
-        if not self._own_step:
-            optimizer = inner_optimizer(model.optimizer)
-            optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+        optimizer = inner_optimizer(model.optimizer)
+        optimizer._all_reduce_sum_gradients = lambda gradients_and_variables: gradients_and_variables
+        if self._own_step:
+            self._sum_before_applying(model.optimizer)
+        else:
             adam.fuse(optimizer)
             ema.overwrite_in_step(optimizer)
 
@@ -113,6 +115,17 @@ class TrainStep:
         with counted(model.optimizer, number) if number is not None else contextlib.nullcontext():
             model.optimizer.apply(gradients, [variable for _, variable in pairs])
         return loss, summing_s, state
+
+    def _sum_before_applying(self, optimizer: keras.optimizers.Optimizer) -> None:
+        """For whoever calls `optimizer.apply` with the gradients of a replica."""
+        apply = optimizer.apply
+
+        def of_sums(gradients: Sequence[Any], variables: Any = None) -> Any:
+            there = [gradient for gradient in gradients if gradient is not None]
+            sums = iter(there if _replicas() == 1 else self._summed(there))
+            return apply([None if gradient is None else next(sums) for gradient in gradients], variables)
+
+        optimizer.__dict__["apply"] = of_sums  # past Keras's tracking of attributes
 
     def _over_what_is_left(self, loss: tf.Tensor, left: tf.Tensor) -> tf.Tensor:
         """See `shares.Masked`.
@@ -182,7 +195,8 @@ class TrainStep:
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True) if model._call_has_training_arg else model(x)
             # Several outputs have a metric each, which their losses go into.
-            of_replica = shares.of_this_replica(self._over_what_is_left)
+            whole = self._accumulate == 1 and _replicas() == 1
+            of_replica = shares.of_this_replica(self._over_what_is_left, whole=whole)
             with _with_losses(model), _counting(metrics, state) as counted_state, of_replica:
                 loss = model._compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=weights, training=True)
             loss = loss / _replicas()
@@ -256,7 +270,7 @@ def _check_parts(model: keras.Model) -> None:
             "the model has a train_step of its own, which strategy.accumulate cannot cut into parts: "
             "leave train_step to Keras, or accumulate out"
         )
-    losses = [loss for _, loss, *_ in (model._compile_loss._flat_losses if model._compile_loss else ())]
+    losses = [loss for _, loss, *_ in (model._compile_loss and model._compile_loss._flat_losses) or ()]
     if any(getattr(loss, "reduction", "mean") in (None, "none", "sum") for loss in losses):
         raise Refusal(
             "strategy.accumulate needs a loss that is a mean over the examples, but the job's has the reduction "
@@ -295,6 +309,7 @@ def counted(optimizer: keras.optimizers.Optimizer, number: tf.Tensor) -> Iterato
 
 def release(model: keras.Model) -> None:
     """Leave the optimizer as it was before a TrainStep had it, for whoever uses it afterwards."""
+    model.optimizer.__dict__.pop("apply", None)
     optimizer = inner_optimizer(model.optimizer)
     for name in (
         "_all_reduce_sum_gradients",

@@ -28,7 +28,6 @@ from distrain.worker.input.feed import (
     take,
     validation_batches,
 )
-from distrain.worker.model.keras_parts import has_own_train_step
 from distrain.worker.model.metric_state import MetricState
 from distrain.worker.model.replicas import OwnVariables, own_statistics
 from distrain.worker.model.step import TrainStep, all_reduced, clock, test_step
@@ -56,7 +55,7 @@ class Synchronous:
         self._strategy = strategy
         self._share = share
         self._summed_gradients = summed
-        self._spec = {"accumulate": 1, "compression": "none", "pack_bytes": None, **(spec or {})}
+        self._spec = {"accumulate": 1, **(spec or {})}
         self._round_steps = round_steps
         self.replicas = share.replicas
         self.variables: Sequence[keras.Variable] = ()
@@ -105,14 +104,6 @@ class Synchronous:
                 f"validation has {validation.size} examples for {self.replicas} replicas: "
                 "give it one for each at least, or set training.validation to false"
             )
-        if not has_own_train_step(plan.model) or self.replicas == 1:
-            return
-        for key, usual in (("compression", "none"), ("pack_bytes", None)):
-            if self._spec[key] != usual:
-                raise Refusal(
-                    "the model has a train_step of its own, which sums up its gradients by itself, out of reach of "
-                    f"strategy.{key}: leave train_step to Keras, or {key} out"
-                )
 
     def _own_variables(self, model: keras.Model) -> Sequence[keras.Variable]:
         return own_statistics(model)

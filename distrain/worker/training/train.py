@@ -14,6 +14,7 @@ from distrain.worker.datasets import Dataset, faults, load_dataset
 from distrain.worker.input.feed import Order, shapes
 from distrain.worker.input.pipeline import Pipeline
 from distrain.worker.model import rate
+from distrain.worker.model.keras_parts import has_own_train_step
 from distrain.worker.model.models import build_model
 from distrain.worker.model.recipe import compile_model, losses_fit
 from distrain.worker.model.step import build
@@ -105,6 +106,12 @@ def train_model(
         if steps_per_call not in (None, 1):
             events.note("a callback is called at every step: training.steps_per_call is taken for 1", level="warning")
         steps_per_call = 1
+    averages = assignment.job["strategy"]["name"] == "ParameterAveraging"
+    if has_own_train_step(model) and strategy.replicas > 1 and not averages:
+        events.note(
+            "the model has a train_step of its own: its gradients are summed over the replicas, so they have to be of "
+            "what compute_loss gives, which Keras divides by their number"
+        )
     pipeline = Pipeline.of(assignment)
     pipeline.check(dataset.train, assignment.workers)
     strategy.bind(

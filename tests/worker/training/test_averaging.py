@@ -80,6 +80,11 @@ def test_outer_momentum_goes_on_with_the_last_change(start: Any, make_job: Any) 
     assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_it_may_be_deterministic(start: Any, make_job: Any) -> None:
+    keys = {**TWO, "sync_every": 4, "deterministic": True, "epochs": 1, "steps_per_call": 1}
+    assert losses(start(make_job(**keys))) == losses(start(make_job(**keys)))
+
+
 def test_one_worker_keeps_what_it_needs_to_meet_others_again(start: Any, make_job: Any) -> None:
     """An elastic job may go on alone, and later with others: the average's last change is there all the time."""
     common = {"model": Named("user_code:network"), "dataset": DATA, "validation": 0, "outer_momentum": 0.5}

@@ -77,9 +77,23 @@ def test_nccl_without_gpus_is_refused(start: Callable[..., Any], make_job: Any) 
     assert_refused(start(make_job("Mirrored", devices=2, implementation="nccl")), "nccl, which sums among GPUs")
 
 
-def test_a_train_step_of_its_own_cannot_be_compressed(start: Callable[..., Any], make_job: Any) -> None:
-    spec = make_job("Mirrored", devices=2, compression="bfloat16", model=Named("user_code:own_step"), dataset=DATA)
-    assert_refused(start(spec), "the model has a train_step of its own")
+@pytest.mark.parametrize("model", ["own_step", "by_hand"])
+def test_a_train_step_of_its_own_is_summed_before_anything_is_clipped(
+    model: str, start: Callable[..., Any], make_job: Any
+) -> None:
+    keys = {"model": Named(f"user_code:{model}"), "dataset": DATA, "optimizer": sgd(0.5, global_clipnorm=0.05)}
+    keys |= {"epochs": 2, "steps_per_call": 1}
+
+    def validation(**where: Any) -> float:
+        (done,) = start(make_job(**keys, **where)).succeed().chief.of("done")
+        return done["metrics"]["validation"]["loss"]
+
+    expected = validation()
+    for where in ({"strategy": "Mirrored", "devices": 2}, {"strategy": "MultiWorkerMirrored", "workers": 2}):
+        assert validation(**where) == pytest.approx(expected, rel=1e-5), where
+        compressed = validation(**where, compression="bfloat16")
+        assert compressed == pytest.approx(expected, rel=1e-2), where
+        assert compressed != pytest.approx(expected, rel=1e-7), "16 bits leave a trace"
 
 
 def assert_refused(run: Any, sentence: str) -> None:

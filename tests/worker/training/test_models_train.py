@@ -197,8 +197,43 @@ def test_a_loss_that_is_one_number_for_all_examples_is_that_of_one_device(
 
 
 @pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"loss": Named("user_code:mean_loss"), "class_weight": {"0": 3.0}}, "the loss is one number for all examples"),
+        (
+            {"loss": Named("user_code:weighted_mean"), "class_weight": {"0": 3.0}},
+            "mean_with_sample_weight",
+        ),
+    ],
+)
+def test_a_weighted_loss_that_parts_cannot_give_is_refused(
+    keys: dict[str, Any], said: str, start: Any, make_job: Any
+) -> None:
+    keys = {**keys, "model": Named("mlp", {"classes": 2}), "dataset": NUMBERS}
+    start(make_job(**keys)).succeed()
+    for where in ({"accumulate": 2}, {"strategy": "Mirrored", "devices": 2}):
+        run = start(make_job(**keys, **where)).wait()
+        assert run.chief.status == 2, run.report()
+        assert said in run.chief.of("failure")[0]["message"]
+
+
+def test_compute_loss_of_ones_own_may_be_cut_into_parts(start: Any, make_job: Any) -> None:
+    keys = {"model": Named("user_code:own_loss"), "dataset": NUMBERS}
+    expected, validation = losses_of(start, make_job, "OneDevice", {}, **keys)
+    found, found_validation = losses_of(start, make_job, "OneDevice", {"accumulate": 3}, **keys)
+    assert [*found, found_validation] == pytest.approx([*expected, validation], rel=1e-5)
+
+
+@pytest.mark.parametrize(("strategy", "where"), EVERYWHERE, ids=by_name)
+def test_a_metric_may_give_its_own_variable(strategy: str, where: dict[str, int], start: Any, make_job: Any) -> None:
+    keys = {"model": Named("mlp", {"classes": 2}), "dataset": NUMBERS, "metrics": (Named("user_code:Seen"),)}
+    (done,) = start(make_job(strategy, **keys, **where)).succeed().chief.of("done")
+    assert (done["metrics"]["train"]["seen"], done["metrics"]["validation"]["seen"]) == (480, 103)
+
+
+@pytest.mark.parametrize(
     ("named", "keys"),
-    [("jit_compile", {"jit_compile": True}), ("pack_bytes", {"strategy": "Mirrored", "devices": 2, "pack_bytes": 99})],
+    [("jit_compile", {"jit_compile": True}), ("accumulate", {"accumulate": 2})],
 )
 def test_a_train_step_of_ones_own_is_refused_what_does_not_reach_it(
     named: str, keys: dict[str, Any], start: Any, make_job: Any
