@@ -102,8 +102,8 @@ def varied(workers: str | None, options: Sequence[str]) -> tuple[Varied, ...]:
             )
         if any(f"{key.strip()}.".startswith(f"{shortened}.") for shortened in _SHORTENED):
             raise UsageError(
-                f"--vary {key.strip()} would change nothing: each run is one epoch of --steps steps, without validation, "
-                "evaluator, checkpoints and restarts; vary something else"
+                f"--vary {key.strip()} would change nothing: each run is one epoch of --steps steps, without "
+                "validation, evaluator, checkpoints and restarts; vary something else"
             )
         found.append(Varied(key.strip(), values))
     for number, each in enumerate(found):
