@@ -62,6 +62,7 @@ TOY = {"TOY": "ready,step=15,checkpoint=10,wait", "TOY_AGAIN": "ready,step=11,st
 def test_the_checkpoint_gets_to_every_host_and_the_connections_stay(far_toys: Any) -> None:
     run = far_toys(["one", "two"], env=TOY)
     run.wait_for("checkpoint")
+    run.wait_for("task_started", 2)
     until_received(run, "step-00000010")
     os.kill(pid(run, "worker:1"), signal.SIGKILL)
     assert run.wait() == 0, run.text
