@@ -7,6 +7,7 @@ single device would see. (Keras's own optimizer step clips first and sums afterw
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ class TrainStep:
         batch, the seconds that the sum over the replicas took, the metrics' new `state` where `metrics` is given).
 
         `number`: how many steps came before this one, where the optimizer's own count cannot tell. The seconds,
-        float64, are NaN where the model sums by itself.
+        float64, are NaN where the model has a train_step of its own.
         """
         model = self._model
         if self._class_weights is not None:
@@ -118,7 +119,7 @@ class TrainStep:
 
     def _sum_before_applying(self, optimizer: keras.optimizers.Optimizer) -> None:
         """For whoever calls `optimizer.apply` with the gradients of a replica."""
-        apply = optimizer.apply
+        apply = functools.partial(type(optimizer).apply, optimizer)  # of the class: another step may have had it
 
         def of_sums(gradients: Sequence[Any], variables: Any = None) -> Any:
             there = [gradient for gradient in gradients if gradient is not None]
